@@ -1,0 +1,77 @@
+"""The compute backend: which device, which BLAS, which dtype. Import this module before `mlx.core`.
+
+MLX's Linux wheel bundles reference BLAS (about 6 GFLOP/s on two cores); a system OpenBLAS loaded with
+global symbols first takes its place (about 200). On Metal and CUDA nothing is changed.
+"""
+
+import ctypes
+import ctypes.util
+import functools
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+
+_OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
+BLAS_REMEDY = (
+    "Matrix products will be about 30 times slower than they could be. Install OpenBLAS "
+    "(Debian, Ubuntu: apt-get install libopenblas0-pthread; Fedora: dnf install openblas)."
+)
+
+
+@functools.cache
+def preload_openblas() -> str | None:
+    """Loads OpenBLAS in place of the bundled BLAS on Linux; returns the library's name, or None.
+
+    It has to happen before `mlx.core` is imported, which is why this module calls it below.
+    """
+    if sys.platform != "linux" or "mlx.core" in sys.modules:
+        return None
+    for name in (*_OPENBLAS_NAMES, ctypes.util.find_library("openblas")):
+        if name is None:
+            continue
+        try:
+            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        return name
+    return None
+
+
+_OPENBLAS = preload_openblas()
+
+import mlx.core as mx  # noqa: E402 - after the BLAS
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What the run computes on."""
+
+    device: str  # "cpu", "metal" or "cuda"
+    blas: str | None  # the BLAS behind CPU products; None where it plays no part
+    compiles: bool  # whether mx.compile works here (the CPU backend needs a C++ compiler)
+
+    @property
+    def default_dtype(self) -> str:
+        """float32 on CPU, where half precision is emulated; bfloat16 elsewhere."""
+        return "float32" if self.device == "cpu" else "bfloat16"
+
+    def notes(self) -> list[str]:
+        """Plain lines for the console, said once per run."""
+        if self.device != "cpu":
+            return [f"device: {self.device}"]
+        lines = [f"device: CPU, {os.cpu_count()} cores, BLAS: {self.blas}"]
+        if self.blas == "bundled reference BLAS":
+            lines.append(BLAS_REMEDY)
+        if not self.compiles:
+            lines.append("No C++ compiler found: steps run uncompiled. Install g++ for faster steps.")
+        return lines
+
+
+@functools.cache
+def detect() -> Backend:
+    """Looks once; the answer does not change within a process."""
+    if mx.default_device().type == mx.DeviceType.cpu:
+        blas = "Accelerate" if sys.platform == "darwin" else _OPENBLAS or "bundled reference BLAS"
+        return Backend("cpu", blas, compiles=shutil.which("g++") is not None or sys.platform == "darwin")
+    return Backend("metal" if mx.metal.is_available() else "cuda", None, compiles=True)

@@ -1,0 +1,1 @@
+"""Evaluation on fixed sets: the loss of held-out examples and the accuracy of greedy answers."""

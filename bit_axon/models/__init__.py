@@ -1,0 +1,1 @@
+"""Base models: loading any mlx-lm architecture, and the policy a method sees."""

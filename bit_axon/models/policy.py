@@ -1,0 +1,98 @@
+"""What a method sees of a model: log-probabilities of target tokens, never logits.
+
+This is the seam for speed. Whether the head runs on all positions or on the supervised ones, how packs
+are masked and how a prompt is shared is decided here, and no method changes.
+"""
+
+from dataclasses import dataclass
+
+import mlx.nn as nn
+
+from bit_axon.backend import mx
+from bit_axon.training.losses import token_logps
+
+_PACKING_TOLERANCE = 1e-3  # relative; float32 shows 1e-6, bfloat16 about 5e-3 of its own rounding
+
+
+@dataclass(frozen=True)
+class ArrayBatch:
+    """A batch on the device, as a method sees it inside the compiled step.
+
+    Attributes:
+        tokens: `(B, T)` int32.
+        mask: `(B, T)` float32; 1 where the token is a target.
+        segments: `(B, T)` int32; 0 is padding, 1.. the example within the row.
+    """
+
+    tokens: mx.array
+    mask: mx.array
+    segments: mx.array
+
+
+class SegmentCache:
+    """Stands in for a layer's key-value cache and keeps the examples of a pack apart.
+
+    Models of mlx-lm ask the first layer's cache for the attention mask; this one answers with a
+    block-diagonal causal mask and stores nothing. Exact for rotary positions, which are relative.
+    """
+
+    offset = 0
+
+    def __init__(self, segments: mx.array):
+        same = segments[:, None, :, None] == segments[:, None, None, :]
+        steps = mx.arange(segments.shape[1])
+        self._mask = same & (steps[:, None] >= steps[None, :])
+
+    def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> mx.array:
+        """The mask `(B, 1, N, N)`; a sliding window has no exact packed form here."""
+        if window_size is not None:
+            raise NotImplementedError("packing with a sliding attention window")
+        return self._mask
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """The layer's own keys and values, unchanged."""
+        return keys, values
+
+
+class Policy:
+    """A model as the methods use it.
+
+    Args:
+        model: any mlx-lm model, adapters attached.
+        packed: whether rows hold several examples that must not see each other.
+    """
+
+    def __init__(self, model: nn.Module, *, packed: bool):
+        self.model = model
+        self._packed = packed
+
+    def token_logps(self, batch: ArrayBatch) -> mx.array:
+        """`(B, T)` float32: log p(token t | tokens before t of its segment); 0 where it is no target.
+
+        The one place where labels are shifted: the logits of position t-1 score the token at t.
+        """
+        inputs, targets = batch.tokens[:, :-1], batch.tokens[:, 1:]
+        logps = token_logps(self._logits(inputs, batch.segments[:, :-1]), targets)
+        return mx.pad(logps * batch.mask[:, 1:], ((0, 0), (1, 0)))
+
+    def _logits(self, inputs: mx.array, segments: mx.array) -> mx.array:
+        if not self._packed:
+            return self.model(inputs)
+        return self.model(inputs, cache=[SegmentCache(segments)] * len(self.model.layers))
+
+
+def packing_is_exact(model: nn.Module, vocab_size: int) -> bool:
+    """Whether two packed examples get the logits they get alone; asked once per run, on random tokens."""
+    length = 24
+    key = mx.random.key(0)
+    tokens = mx.random.randint(0, vocab_size, (1, 2 * length), key=key)
+    segments = mx.repeat(mx.array([[1, 2]]), length, axis=1)
+    alone = mx.concatenate([model(tokens[:, :length]), model(tokens[:, length:])], axis=1)
+    try:
+        packed = model(tokens, cache=[SegmentCache(segments)] * len(model.layers))
+    except (AttributeError, TypeError, NotImplementedError, ValueError, IndexError):
+        return False  # the model's cache is more than keys and values: recurrent state, windows
+    error = mx.max(mx.abs(packed.astype(mx.float32) - alone.astype(mx.float32)))
+    size = mx.max(mx.abs(alone.astype(mx.float32)))
+    tolerance = _PACKING_TOLERANCE if alone.dtype == mx.float32 else 30 * _PACKING_TOLERANCE
+    return bool((error <= tolerance * size).item())

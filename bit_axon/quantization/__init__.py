@@ -1,0 +1,1 @@
+"""Quantized base weights: their shapes, their products, and their float copies."""

@@ -1,0 +1,122 @@
+"""`python -m bit_axon.run`: one run, or several with `-m`, composed by Hydra.
+
+Only Hydra is imported here; the rest follows when a run starts, so `--help` is quick.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from bit_axon.composition import CONFIG_ERRORS, conf_dir, explained, plain_values, register_resolvers
+from bit_axon.errors import BitAxonError, StorageError, problem
+
+STARTED = time.perf_counter()
+_RESUME = "resume="
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs what the arguments ask for and returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        folder = _run_to_resume(arguments)
+        return _compose_and_run(arguments) if folder is None else _resume(folder, arguments)
+    except CONFIG_ERRORS as error:
+        return _tell(explained(error))
+    except BitAxonError as error:
+        return _tell(error)
+
+
+def _tell(error: BitAxonError) -> int:
+    if os.environ.get("BIT_AXON_DEBUG"):
+        raise error
+    print(f"bit_axon: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _run_to_resume(arguments: Sequence[str]) -> str | None:
+    given = [a.removeprefix(_RESUME) for a in arguments if a.startswith(_RESUME)]
+    return given[-1] if given and given[-1] not in ("null", "") else None
+
+
+def _resume(folder: str, arguments: Sequence[str]) -> int:
+    from bit_axon.launch import resume_run
+
+    overrides = [a for a in arguments if not a.startswith((_RESUME, "-"))]
+    return resume_run(Path(folder), overrides)
+
+
+def _compose_and_run(arguments: Sequence[str]) -> int:
+    """Hydra parses the arguments, composes, and calls the job once per combination."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, where they become one message
+    register_resolvers()
+    exit_codes: list[int] = []
+
+    def job(config: DictConfig) -> Any:
+        code, objective = _job(config)
+        exit_codes.append(code)
+        return objective
+
+    entry = hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")(job)
+    saved, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    try:
+        entry()
+    except OSError as error:
+        raise StorageError(problem("a writable outputs folder", str(error), "Set BIT_AXON_OUTPUTS.")) from error
+    finally:
+        sys.argv = saved
+    return max(exit_codes, default=0)
+
+
+def _job(config: DictConfig) -> tuple[int, float | None]:
+    """One run; an error of the user or the run becomes a message and an exit code."""
+    settings = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir)
+    try:
+        from bit_axon.experiment import exit_code
+        from bit_axon.launch import execute
+        from bit_axon.provenance import Command
+
+        command = Command(
+            argv=tuple(sys.argv),
+            choices={str(group): option for group, option in settings.runtime.choices.items()},
+            overrides=tuple(settings.overrides.task),
+        )
+        values = plain_values(config)
+        result = execute(
+            values, folder, command, on_ready=lambda: _save_hydra_files(folder, config, settings)
+        )
+        return exit_code(result), result.get("eval_loss_best")
+    except CONFIG_ERRORS as error:
+        _remove_if_empty(folder)
+        return _tell(explained(error)), None
+    except BitAxonError as error:
+        _remove_if_empty(folder)
+        return _tell(error), None
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Hydra made the folder before the config was checked."""
+    try:
+        folder.rmdir()
+    except OSError:
+        return
+
+
+def _save_hydra_files(folder: Path, config: DictConfig, settings: Any) -> None:
+    """`.hydra/`, as Hydra writes it, once the config is known to be right."""
+    target = folder / ".hydra"
+    target.mkdir(exist_ok=True)
+    OmegaConf.save(config, target / "config.yaml")
+    OmegaConf.save(OmegaConf.create({"hydra": settings}), target / "hydra.yaml")
+    OmegaConf.save(OmegaConf.create(list(settings.overrides.task)), target / "overrides.yaml")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""A run's folder: who may write it, what is in it, and how it is written.
+
+config.yaml  repro.json  metrics.jsonl  samples.jsonl  result.json
+checkpoints/step_XXXXXXXX/  adapters.safetensors  adapter_config.json  .hydra/
+"""
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bit_axon.errors import RunDirectoryError, problem
+from bit_axon.files import storage_error, write_atomic, write_json_atomic
+
+CONFIG = "config.yaml"
+REPRO = "repro.json"
+METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
+RESULT = "result.json"
+CHECKPOINTS = "checkpoints"
+ADAPTERS = "adapters.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+_LOCK = ".lock"
+
+
+class RunDirectory:
+    """Reads and writes one run directory.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / CHECKPOINTS
+
+    def refuse_if_used(self) -> None:
+        """A new run needs an empty folder.
+
+        Raises:
+            RunDirectoryError: the folder holds something.
+        """
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise RunDirectoryError(
+                problem(
+                    "an empty run directory",
+                    f"{self.path}, which holds files",
+                    f"Continue that run with resume={self.path}, or choose another folder.",
+                )
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this process; the lock ends with the process, however it ends.
+
+        Raises:
+            RunDirectoryError: another process is running this run.
+            StorageError: the folder cannot be made or written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / _LOCK, "w")  # noqa: SIM115 - closed below, it carries the lock
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunDirectoryError(
+                    problem(
+                        "a run directory no other process is writing",
+                        f"{self.path}, which is in use",
+                        "Wait for that run, or stop it.",
+                    )
+                ) from None
+            yield
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """The resolved config, every key."""
+        write_atomic(self.path / CONFIG, yaml.safe_dump(dict(config), sort_keys=True, allow_unicode=True))
+
+    def read_config(self) -> dict[str, Any]:
+        """The resolved config the run was started with."""
+        return dict(self._read(CONFIG, yaml.safe_load))
+
+    def write_repro(self, facts: Mapping[str, Any]) -> None:
+        """What is needed to repeat the run."""
+        write_json_atomic(self.path / REPRO, dict(facts))
+
+    def read_repro(self) -> dict[str, Any]:
+        """What is needed to repeat the run."""
+        return dict(self._read(REPRO, json.loads))
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """The outcome; written last."""
+        write_json_atomic(self.path / RESULT, dict(result))
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The outcome, or None when the run was cut before it had one."""
+        return dict(self._read(RESULT, json.loads)) if (self.path / RESULT).is_file() else None
+
+    def write_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Answers before and after, one JSON object per line."""
+        write_atomic(self.path / SAMPLES, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
+
+    def read_samples(self) -> list[dict[str, Any]]:
+        """What `write_samples` wrote."""
+        file = self.path / SAMPLES
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+    def _read(self, name: str, parse: Any) -> Any:
+        file = self.path / name
+        try:
+            return parse(file.read_text(encoding="utf-8"))
+        except OSError:
+            raise RunDirectoryError(
+                problem("a run directory", f"{self.path} without {name}", "Give the folder of a run.")
+            ) from None
+        except (ValueError, yaml.YAMLError) as error:
+            raise RunDirectoryError(
+                problem("a readable file", str(error), "The run cannot be used.", where=str(file))
+            ) from None
+
+
+class MetricsLog:
+    """Appends to metrics.jsonl: what happened, when, at which step; nothing else on the training thread."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+        if self._file.tell() and not path.read_bytes().endswith(b"\n"):
+            self._file.write("\n")  # a line torn by a kill stays a line of its own
+
+    def append(self, kind: str, step: int, metrics: Mapping[str, float], text: str | None = None) -> None:
+        """One line; NaN and infinities are written as strings, which JSON has no numbers for."""
+        values = {name: value if value - value == 0 else str(value) for name, value in metrics.items()}
+        line: dict[str, Any] = {
+            "time": time.time_ns() // 1_000_000,
+            "step": step,
+            "kind": kind,
+            "metrics": values,
+        }
+        if text is not None:
+            line["text"] = text
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise storage_error(self._path, error) from error
+
+    def close(self) -> None:
+        """Ends the log."""
+        self._file.close()

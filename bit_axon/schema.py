@@ -1,0 +1,144 @@
+"""The config's schema: every key of a run, with its type, range, unit and default.
+
+The dataclasses are the single list of keys. YAML files under `conf/` give values, the command line
+overrides them, and `bit_axon.validation.check` turns the composed mapping into a `RunConfig` or into
+one message that names every wrong key. The `method` node is checked against the dataclass of the
+method it names (`bit_axon/training/methods/`), so a method's keys live in the method's own file.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+Count = Annotated[int, Ge(0)]
+PositiveInt = Annotated[int, Gt(0)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Lt(1)]
+Celsius = Annotated[float, Ge(0), Le(130)]
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def options(cls: type[T]) -> type[T]:
+    """A frozen dataclass that `validation.check` fills strictly: no unknown key, no converted type."""
+    made = dataclass(frozen=True)(cls)
+    made.__pydantic_config__ = {"strict": True, "extra": "forbid"}  # type: ignore[attr-defined]
+    return made
+
+
+@options
+class QuantizationConfig:
+    """How the base weights are quantized at load; MLX's `affine` mode (scale and bias per group)."""
+
+    mode: Literal["affine"] = "affine"
+    bits: Literal[2, 3, 4, 5, 6, 8] = 4
+    group_size: Literal[32, 64, 128] = 64
+
+
+@options
+class ModelConfig:
+    """Which language model is tuned."""
+
+    path: Annotated[str, MinLen(1)] = "embedded:nano"  # folder, hub id, or embedded:nano
+    revision: str | None = None  # hub revision; null = the newest
+    init: Literal["pretrained", "random"] = "pretrained"  # random: weights drawn from the seed
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None  # null: float32 on CPU, else bfloat16
+    quantization: QuantizationConfig | None = None
+    chat_template: str | None = None  # a Jinja template or a file of one; null = the model's own
+
+
+@options
+class AdapterConfig:
+    """What is trained: low-rank adapters on the named layers, or everything (`none`)."""
+
+    name: str = "dora"
+    rank: PositiveInt = 8
+    scale: Positive | None = None  # multiplies the low-rank product; null = 20.0, or alpha / rank
+    alpha: Positive | None = None  # scale = alpha / rank (alpha / sqrt(rank) with rslora)
+    rslora: bool = False
+    dropout: Fraction = 0.0
+    targets: str | list[str] = "all"  # preset attn, attn_mlp, all; names; or one regex `re:...`
+    layers: Literal["all"] | int | list[int] = "all"  # all, the last N blocks, or a list of indices
+    train_magnitude: bool = True  # DoRA's m
+
+
+@options
+class DataConfig:
+    """Where examples come from and how they become tokens."""
+
+    train: Any = None  # path, hub id, or a list of {path, weight}
+    valid: Any = None
+    format: str = "auto"
+    max_seq_len: Annotated[int, Ge(8)] = 2048  # tokens
+    packing: bool = True  # used by methods that train on single sequences
+    pack_length: PositiveInt | None = None  # tokens; null = a length that suits the data
+    mask_prompt: bool = True
+    accuracy_prompts: Count = 0  # held-out prompts answered greedily and compared exactly
+    sample_prompts: Count = 3  # answers shown before and after
+    max_new_tokens: PositiveInt = 64
+
+
+@options
+class TrainingOptions:
+    """The optimization. A step is one optimizer update, everywhere."""
+
+    max_steps: PositiveInt | None = 1000
+    epochs: Positive | None = None  # instead of max_steps
+    batch_size: PositiveInt = 1  # sequences (packs, pairs) per micro-batch
+    grad_accum_steps: PositiveInt = 4  # micro-batches per step
+    learning_rate: Positive = 1e-4  # peak
+    min_learning_rate: NonNegative = 0.0
+    warmup_steps: Count = 100
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    optimizer: Literal["adamw", "adam", "sgd", "lion"] = "adamw"
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: NonNegative = 1.0  # 0 switches clipping off
+    eval_every: Count = 500  # steps; 0 = only before and after
+    eval_batches: PositiveInt | None = None  # null = the whole validation set
+    save_every: Count = 500  # steps; 0 = only at the end
+    keep_checkpoints: PositiveInt = 3
+    max_minutes: Positive | None = None
+    early_stop_patience: PositiveInt | None = None  # evaluations without a better val/loss
+    early_stop_min_delta: NonNegative = 0.0
+    compile: bool = True  # mx.compile the training step
+
+
+@options
+class ThermalConfig:
+    """Thermal limits in °C. Sensors and control come with `bit_axon.profiling`."""
+
+    source: Literal["auto", "none"] = "auto"
+    policy: Literal["off", "tiers"] = "tiers"
+    max_speed_temp: Celsius = 75.0
+    pause_temp: Celsius = 85.0
+    stop_temp: Celsius = 95.0
+    poll_interval: Positive = 1.0  # seconds
+
+
+@options
+class TrackingConfig:
+    """MLflow. `uri: null` is a SQLite file in the project's outputs folder."""
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: Annotated[str, MinLen(1)] = "bit_axon"
+
+
+@options
+class RunConfig:
+    """One run. `method` is checked against the dataclass of the method it names."""
+
+    method: dict[str, Any]
+    seed: Annotated[int, Ge(0), Lt(2**32)] = 42
+    name: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    resume: str | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    thermal: ThermalConfig = field(default_factory=ThermalConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -1,0 +1,96 @@
+"""Batches: examples, pairs and packs as NumPy arrays of a few fixed shapes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bit_axon.data.examples import Example, PairExample
+from bit_axon.training.packing import join
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One micro-batch.
+
+    For pairs, rows `0..P-1` are the chosen and rows `P..2P-1` the rejected sequences of the same pairs.
+    Rows that are missing in the last batch of an epoch are padding throughout.
+
+    Attributes:
+        tokens: `(B, T)` int32.
+        mask: `(B, T)` float32; 1 where the token is a target. A target has a token of its own segment
+            before it.
+        segments: `(B, T)` int32; 0 is padding, 1.. the example within the row.
+        examples: examples (pairs) in the batch.
+        real_tokens: tokens of examples; padding and separators are not counted.
+        supervised_tokens: targets.
+    """
+
+    tokens: NDArray[np.int32]
+    mask: NDArray[np.float32]
+    segments: NDArray[np.int32]
+    examples: int
+    real_tokens: int
+    supervised_tokens: int
+
+
+class BatchCollator:
+    """Puts examples into arrays of bucket lengths.
+
+    Args:
+        pad_token_id: fills short rows.
+        length_buckets: the lengths `T` that may occur, rising; rows longer than the last are cut to it.
+    """
+
+    def __init__(self, pad_token_id: int, length_buckets: Sequence[int]):
+        self._pad_token_id = pad_token_id
+        self.length_buckets = tuple(length_buckets)
+
+    def bucket(self, length: int) -> int:
+        """The smallest `T` that holds `length` tokens, else the largest there is."""
+        return next((bucket for bucket in self.length_buckets if bucket >= length), self.length_buckets[-1])
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        """One example per row, as many rows as examples."""
+        return self.examples(examples, len(examples))
+
+    def examples(self, examples: Sequence[Example], rows: int) -> Batch:
+        """One example per row; rows without one are padding."""
+        length = self._length(examples)
+        return self._stacked([[e] for e in examples], rows, length, eos_token_id=self._pad_token_id)
+
+    def packs(self, packs: Sequence[Sequence[Example]], rows: int, eos_token_id: int) -> Batch:
+        """Several examples per row, `eos_token_id` between them, in rows of the last bucket's length."""
+        return self._stacked(packs, rows, self.length_buckets[-1], eos_token_id=eos_token_id)
+
+    def pairs(self, pairs: Sequence[PairExample], rows: int) -> Batch:
+        """`rows` chosen sequences above `rows` rejected ones."""
+        chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
+        length = self._length(chosen + rejected)
+        missing: list[list[Example]] = [[]] * (rows - len(pairs))
+        filled = [[e] for e in chosen] + missing + [[e] for e in rejected]
+        batch = self._stacked(filled, 2 * rows, length, eos_token_id=self._pad_token_id)
+        return replace(batch, examples=len(pairs))
+
+    def _length(self, examples: Sequence[Example]) -> int:
+        return self.bucket(max((len(example.token_ids) for example in examples), default=1))
+
+    def _stacked(
+        self, packs: Sequence[Sequence[Example]], rows: int, length: int, *, eos_token_id: int
+    ) -> Batch:
+        filled = [*packs, *[[]] * (rows - len(packs))]
+        made = [join(pack, length, eos_token_id, self._pad_token_id) for pack in filled]
+        segments = np.stack([row.segment_ids for row in made])
+        mask = np.stack([row.loss_mask for row in made]).astype(np.float32)
+        # The first token of a segment has nothing to be predicted from, whatever its mask says.
+        mask[:, :1] = 0
+        mask[:, 1:][segments[:, 1:] != segments[:, :-1]] = 0
+        return Batch(
+            tokens=np.stack([row.token_ids for row in made]),
+            mask=mask,
+            segments=segments,
+            examples=sum(len(pack) for pack in packs),
+            real_tokens=sum(min(len(e.token_ids), length) for pack in packs for e in pack),
+            supervised_tokens=int(mask.sum()),
+        )

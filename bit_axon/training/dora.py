@@ -1,0 +1,146 @@
+"""DoRA (Liu et al. 2024, arXiv:2402.09353): a low-rank direction, and a trained length per weight row."""
+
+from dataclasses import dataclass
+
+import mlx.nn as nn
+
+from bit_axon.backend import mx
+from bit_axon.quantization.linear import (
+    AnyLinear,
+    float_linear,
+    linear_dims,
+    row_squared_norms,
+    weight_products,
+)
+from bit_axon.training.lowrank import adapted_weight, add_low_rank, fused_dtype, initial_factors
+
+# Rounding in ||V||^2 is about 1e-7 of its largest term; below that a row's length is noise.
+_RELATIVE_FLOOR = 1e-7
+_ABSOLUTE_FLOOR = 1e-30
+
+
+@dataclass(frozen=True)
+class _NormSource:
+    """The arrays a stored norm was computed from, to notice when the base has been replaced."""
+
+    weight: mx.array
+    scales: mx.array | None
+    squared_norms: mx.array
+
+
+class DoRALinear(nn.Module):
+    """`m / ||V|| * (W x + scale * (dropout(x) A) B) + bias`, with `V = W + scale * (A B).T`.
+
+    `||V||` is the length of each row of `V`. No gradient flows through it (section 4.3 of the paper).
+    It comes from `||W||^2 + 2 s <B, W A> + s^2 (B (A^T A)) . B`, so neither `V` nor a float copy of a
+    quantized `W` is built; `||W||^2` is computed once.
+
+    Args:
+        input_dims: size of the input's last axis.
+        output_dims: size of the output's last axis.
+        r: rank of the update.
+        dropout: probability of dropping an input of the low-rank path, in training mode only.
+        scale: multiplies the update.
+        bias: whether the base layer has a bias; it is not scaled by the magnitude.
+
+    Attributes:
+        linear: the frozen base, `nn.Linear` or `nn.QuantizedLinear`.
+        lora_a: `A (input_dims, r)` float32, uniform in ±1/sqrt(input_dims).
+        lora_b: `B (r, output_dims)` float32, zeros.
+        m: magnitude `(output_dims,)` float32, starts at the row lengths of `W`; trained too.
+    """
+
+    def __init__(
+        self,
+        input_dims: int,
+        output_dims: int,
+        r: int = 8,
+        dropout: float = 0.0,
+        scale: float = 20.0,
+        bias: bool = False,
+    ):
+        super().__init__()
+        self._wrap(nn.Linear(input_dims, output_dims, bias=bias), r, dropout, scale, None)
+
+    @staticmethod
+    def from_base(
+        linear: AnyLinear, r: int = 8, dropout: float = 0.0, scale: float = 20.0, key: mx.array | None = None
+    ) -> "DoRALinear":
+        """Wraps an existing layer, which is frozen and otherwise left as it is.
+
+        Args:
+            key: random key of the initial `A`; None draws from MLX's global state.
+        """
+        layer = DoRALinear.__new__(DoRALinear)
+        nn.Module.__init__(layer)
+        layer._wrap(linear, r, dropout, scale, key)
+        return layer
+
+    def _wrap(self, linear: AnyLinear, r: int, dropout: float, scale: float, key: mx.array | None) -> None:
+        self.linear = linear
+        self.linear.freeze()
+        self.dropout = nn.Dropout(p=dropout)
+        self.scale = scale
+        self.lora_a, self.lora_b = initial_factors(*linear_dims(linear), r, key)
+        self.measure_base()
+        self.m = mx.sqrt(self._base_squared_norms)
+        self.train(linear.training)
+
+    def measure_base(self) -> None:
+        """Computes ||W||^2 of the base as it is now. `train()` and `eval()` do so after a replacement."""
+        self._base_squared_norms = row_squared_norms(self.linear)
+        mx.eval(self._base_squared_norms)  # values, not a graph: a compiled step would repeat a graph
+        self._remember_base()
+
+    def _remember_base(self) -> None:
+        self._norm_source = _NormSource(
+            self.linear.weight, self.linear.get("scales"), self._base_squared_norms
+        )
+
+    def _base_was_replaced(self) -> bool:
+        """Whether the base's arrays are not those that were measured.
+
+        A compiled function that captures the whole model swaps every array of it, the stored norm too;
+        then both still belong together.
+        """
+        source = self._norm_source
+        same = self.linear.weight is source.weight and self.linear.get("scales") is source.scales
+        return not same and self._base_squared_norms is source.squared_norms
+
+    def _set_training_mode(self, mode: bool) -> None:
+        super()._set_training_mode(mode)
+        if self._base_was_replaced():
+            self.measure_base()
+        else:
+            self._remember_base()
+
+    def _row_norms(self, weight_a: mx.array) -> mx.array:
+        """`||V||` `(output_dims,)` float32 from `(W A)^T (r, output_dims)`."""
+        base = row_squared_norms(self.linear) if self._base_was_replaced() else self._base_squared_norms
+        a, b = self.lora_a.astype(mx.float32), self.lora_b.astype(mx.float32)
+        cross = (b * weight_a.astype(mx.float32)).sum(axis=0)
+        update = (b * ((a.T @ a) @ b)).sum(axis=0)
+        squared = base + (2.0 * self.scale) * cross + (self.scale * self.scale) * update
+        return mx.sqrt(mx.maximum(squared, _RELATIVE_FLOOR * base + _ABSOLUTE_FLOOR))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """`(..., input_dims)` to `(..., output_dims)`."""
+        a = mx.stop_gradient(self.lora_a).astype(x.dtype)
+        y, weight_a = weight_products(self.linear, x, a.T)
+        y = add_low_rank(y, self.dropout(x), self.lora_a, self.lora_b, self.scale)
+        y = (self.m / mx.stop_gradient(self._row_norms(weight_a))).astype(y.dtype) * y
+        return y + self.linear.bias if "bias" in self.linear else y
+
+    def fuse(self, dequantize: bool = False) -> nn.Linear:
+        """A plain layer with the weight `m / ||V|| * V` in the base's dtype, and the base's bias.
+
+        Args:
+            dequantize: allows a quantized base, whose fused layer is a float one.
+
+        Raises:
+            BitAxonError: the base is quantized and `dequantize` is False.
+        """
+        dtype = fused_dtype(self.linear, dequantize)
+        weight = adapted_weight(self.linear, self.lora_a, self.lora_b, self.scale)
+        norms = mx.maximum(mx.linalg.norm(weight, axis=1), _ABSOLUTE_FLOOR)
+        return float_linear(((self.m / norms)[:, None] * weight).astype(dtype), self.linear.get("bias"))

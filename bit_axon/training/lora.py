@@ -1,0 +1,137 @@
+"""LoRA (Hu et al. 2021, arXiv:2106.09685): a trained low-rank update beside a frozen linear layer."""
+
+import mlx.nn as nn
+
+from bit_axon.backend import mx
+from bit_axon.quantization.linear import AnyLinear, float_linear, linear_dims, weight_products
+from bit_axon.training.dora import DoRALinear
+from bit_axon.training.lowrank import adapted_weight, add_low_rank, fused_dtype, initial_factors
+from bit_axon.training.targets import find_linears, matching_suffix, replace_at, require_matches
+
+# The router inside a mixture of experts, and the head (often the embedding itself), are never adapted.
+LORA_EXCLUDED_PATHS = ("switch_mlp", "lm_head")
+LORA_EXCLUDED_NAMES = ("x_proj", "dt_proj", "gate", "shared_expert_gate")
+
+DEFAULT_LORA_TARGETS = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "in_proj",
+    "out_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "input_proj",
+    "output_proj",
+)
+
+
+class LoRALinear(nn.Module):
+    """`W x + bias + scale * (dropout(x) A) B` with a frozen base layer; `A` and `B` are trained.
+
+    Args:
+        input_dims: size of the input's last axis.
+        output_dims: size of the output's last axis.
+        r: rank of the update.
+        dropout: probability of dropping an input of the low-rank path, in training mode only.
+        scale: multiplies the update.
+        bias: whether the base layer has a bias.
+
+    Attributes:
+        linear: the frozen base, `nn.Linear` or `nn.QuantizedLinear`.
+        lora_a: `A (input_dims, r)` float32, uniform in ±1/sqrt(input_dims).
+        lora_b: `B (r, output_dims)` float32, zeros.
+    """
+
+    def __init__(
+        self,
+        input_dims: int,
+        output_dims: int,
+        r: int = 8,
+        dropout: float = 0.0,
+        scale: float = 20.0,
+        bias: bool = False,
+    ):
+        super().__init__()
+        self._wrap(nn.Linear(input_dims, output_dims, bias=bias), r, dropout, scale, None)
+
+    @staticmethod
+    def from_base(
+        linear: AnyLinear, r: int = 8, dropout: float = 0.0, scale: float = 20.0, key: mx.array | None = None
+    ) -> "LoRALinear":
+        """Wraps an existing layer, which is frozen and otherwise left as it is.
+
+        Args:
+            key: random key of the initial `A`; None draws from MLX's global state.
+        """
+        layer = LoRALinear.__new__(LoRALinear)
+        nn.Module.__init__(layer)
+        layer._wrap(linear, r, dropout, scale, key)
+        return layer
+
+    def _wrap(self, linear: AnyLinear, r: int, dropout: float, scale: float, key: mx.array | None) -> None:
+        self.linear = linear
+        self.linear.freeze()
+        self.dropout = nn.Dropout(p=dropout)
+        self.scale = scale
+        self.lora_a, self.lora_b = initial_factors(*linear_dims(linear), r, key)
+        self.train(linear.training)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """`(..., input_dims)` to `(..., output_dims)`."""
+        (y,) = weight_products(self.linear, x)
+        y = add_low_rank(y, self.dropout(x), self.lora_a, self.lora_b, self.scale)
+        return y + self.linear.bias if "bias" in self.linear else y
+
+    def fuse(self, dequantize: bool = False) -> nn.Linear:
+        """A plain layer with the weight `W + scale * (A B).T` in the base's dtype, and the base's bias.
+
+        Args:
+            dequantize: allows a quantized base, whose fused layer is a float one.
+
+        Raises:
+            BitAxonError: the base is quantized and `dequantize` is False.
+        """
+        dtype = fused_dtype(self.linear, dequantize)
+        weight = adapted_weight(self.linear, self.lora_a, self.lora_b, self.scale)
+        return float_linear(weight.astype(dtype), self.linear.get("bias"))
+
+
+def is_excluded(path: str) -> bool:
+    """Whether a layer is never adapted, whatever the targets say."""
+    name = path.rpartition(".")[2]
+    return name in LORA_EXCLUDED_NAMES or any(part in path for part in LORA_EXCLUDED_PATHS)
+
+
+def apply_lora_to_model(
+    model: nn.Module,
+    rank: int = 8,
+    dropout: float = 0.0,
+    scale: float = 20.0,
+    targets: tuple[str, ...] = DEFAULT_LORA_TARGETS,
+    use_dora: bool = False,
+) -> list[str]:
+    """Freezes the model and wraps its target layers; only the adapters are trainable afterwards.
+
+    Args:
+        model: any tree of modules; lists and dicts of modules are walked too.
+        rank: rank of every update.
+        dropout: of the low-rank path.
+        scale: multiplies the update.
+        targets: a layer is wrapped when its name ends with one of these and `is_excluded` is False.
+        use_dora: wrap with `DoRALinear` instead of `LoRALinear`.
+
+    Returns:
+        The dotted paths of the wrapped layers, block by block.
+
+    Raises:
+        ConfigError: nothing matches, or the model has adapters already.
+    """
+    found = {path: linear for path, linear in find_linears(model).items() if not is_excluded(path)}
+    chosen = {path: linear for path, linear in found.items() if matching_suffix(path, targets)}
+    require_matches(chosen, targets, found)
+    model.freeze()
+    kind = DoRALinear if use_dora else LoRALinear
+    replace_at(model, {path: kind.from_base(linear, rank, dropout, scale) for path, linear in chosen.items()})
+    return list(chosen)

@@ -1,0 +1,164 @@
+"""One optimizer update: sums over micro-batches, then a single division, clipping and the update."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from bit_axon.training.collate import Batch
+from mlx.utils import tree_flatten, tree_map
+
+from bit_axon.backend import mx
+from bit_axon.models.policy import ArrayBatch, Policy
+from bit_axon.training.methods import Method
+
+_DROPOUT_STREAM = 1  # keeps dropout's random numbers apart from those of the data order
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Numbers of one update, evaluated."""
+
+    loss: float
+    grad_norm: float  # before clipping
+    metrics: dict[str, float]
+
+
+def micro_batch_seed(seed: int, micro_batch: int) -> int:
+    """The seed of everything random within one micro-batch: a function of its number alone."""
+    return int(np.random.SeedSequence([seed, _DROPOUT_STREAM, micro_batch]).generate_state(1)[0])
+
+
+def on_device(batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
+    """Tokens, mask and segments as MLX arrays."""
+    return mx.array(batch.tokens), mx.array(batch.mask), mx.array(batch.segments)
+
+
+class Stepper:
+    """Adds up micro-batches and applies updates, through two compiled functions.
+
+    Args:
+        policy: the model as the method sees it; only its trainable parameters change.
+        method: the loss.
+        optimizer: with its state initialised.
+        max_grad_norm: clipping threshold of the global gradient norm; 0 = no clipping.
+        seed: of the run; dropout in micro-batch n depends on `(seed, n)` alone.
+        compile: whether to use `mx.compile`.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        method: Method,
+        optimizer: optim.Optimizer,
+        *,
+        max_grad_norm: float,
+        seed: int,
+        compile: bool = True,
+    ):
+        self.policy, self.method, self.optimizer = policy, method, optimizer
+        self._seed = seed
+        self._max_grad_norm = max_grad_norm
+        self._sums = self._zero_sums()  # loss, weight, metrics and gradients of the step so far
+        self._shapes: set[tuple[int, ...]] = set()
+        model = policy.model
+        random_state = mx.random.state
+        wrap = _compiler(compile)
+        self._accumulate = wrap([model.state, random_state], [random_state])(self._accumulate_plain)
+        self._apply = wrap([model.state, optimizer.state], [model.state, optimizer.state])(self._apply_plain)
+        self._evaluate = wrap([model.state], [])(self._loss_sums)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained."""
+        return self.policy.model
+
+    def add(self, batch: Batch, micro_batch: int) -> bool:
+        """Adds a micro-batch to the current step; returns whether its shape was new (and compiled)."""
+        mx.random.seed(micro_batch_seed(self._seed, micro_batch))
+        arrays = on_device(batch)
+        shape = batch.tokens.shape
+        is_new = shape not in self._shapes
+        self._shapes.add(shape)
+        self.model.train()
+        self._sums = self._accumulate(arrays, self._sums)
+        mx.eval(self._sums)
+        return is_new
+
+    def discard(self) -> None:
+        """Forgets a step that was begun."""
+        self._sums = self._zero_sums()
+
+    def apply(self, learning_rate: float) -> StepResult:
+        """Divides, clips, updates; the step is over."""
+        self.optimizer.learning_rate = learning_rate
+        loss, norm, metrics = self._apply(self._sums)
+        mx.eval(loss, norm, metrics, self.model.state, self.optimizer.state)
+        self._sums = self._zero_sums()
+        values = {name: float(value.item()) for name, value in metrics.items()}
+        return StepResult(float(loss.item()), float(norm.item()), values)
+
+    def evaluate(self, batch: Batch) -> tuple[float, float, dict[str, float]]:
+        """Loss sum, weight and metric sums of one batch, without dropout or gradients."""
+        with evaluating(self.model):
+            sums = self._evaluate(on_device(batch))
+            mx.eval(sums)
+        loss, weight, metrics = sums
+        return float(loss.item()), float(weight.item()), {k: float(v.item()) for k, v in metrics.items()}
+
+    def _loss_sums(self, arrays: tuple[mx.array, mx.array, mx.array]) -> Any:
+        return self.method.loss(self.policy, ArrayBatch(*arrays))
+
+    def _accumulate_plain(self, arrays: tuple[mx.array, mx.array, mx.array], sums: Any) -> Any:
+        parameters = self.model.trainable_parameters()
+
+        def loss_sum(trainable: Any) -> Any:
+            self.model.update(trainable)
+            return tuple(self._loss_sums(arrays))
+
+        (loss, weight, metrics), gradients = mx.value_and_grad(loss_sum)(parameters)
+        self.model.update(parameters)  # the tracers of the gradient must not stay behind
+        return tree_map(mx.add, sums, (loss, weight, metrics, gradients))
+
+    def _zero_sums(self) -> Any:
+        scalars = {name: mx.array(0.0) for name in self.method.metrics}
+        gradients = tree_map(mx.zeros_like, self.model.trainable_parameters())
+        return mx.array(0.0), mx.array(0.0), scalars, gradients
+
+    def _apply_plain(self, sums: Any) -> Any:
+        loss, weight, metrics, gradients = sums
+        gradients, metrics = (tree_map(lambda total: total / weight, tree) for tree in (gradients, metrics))
+        norm = _global_norm(gradients)
+        if self._max_grad_norm:
+            factor = mx.minimum(self._max_grad_norm / mx.maximum(norm, 1e-12), 1.0)
+            gradients = tree_map(lambda gradient: gradient * factor, gradients)
+        self.optimizer.update(self.model, gradients)
+        return loss / weight, norm, metrics
+
+
+def _global_norm(gradients: Any) -> mx.array:
+    squares = tree_map(lambda g: mx.sum(mx.square(g.astype(mx.float32))), gradients)
+    leaves = [leaf for _, leaf in tree_flatten(squares)]
+    return mx.sqrt(sum(leaves, mx.array(0.0)))
+
+
+def _compiler(enabled: bool) -> Callable[[list[Any], list[Any]], Callable[[Any], Any]]:
+    def wrap(inputs: list[Any], outputs: list[Any]) -> Callable[[Any], Any]:
+        return partial(mx.compile, inputs=inputs, outputs=outputs) if enabled else (lambda function: function)
+
+    return wrap
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off within the block."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
