@@ -1,6 +1,7 @@
 """From a checked config to a finished run."""
 
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -108,6 +109,7 @@ def run_experiment(
 def _repro(prepared: Prepared, command: Command, config_values: Mapping[str, Any]) -> dict[str, Any]:
     files = {"train": prepared.train.files, "valid": prepared.valid.files if prepared.valid else ()}
     return {
+        "run_uid": uuid.uuid4().hex,
         "argv": list(command.argv),
         "choices": command.choices,
         "overrides": list(command.overrides),
@@ -163,7 +165,7 @@ def _train(run: _Run, stop_requested: Callable[[], bool]) -> dict[str, Any]:
     directory.write_samples(before + after)
     _save_adapter(run)
     result = _result(run, _STATES[reason], reason, before, after, setup_seconds)
-    run.log.append("final", run.state.step, _final_metrics(result), str(result["state"]))
+    run.log.append("event", run.state.step, {}, str(result["state"]))
     directory.write_result(result)
     run.reporter.on_finish(result)
     return result
@@ -345,11 +347,6 @@ def _result(
 
 def _share_correct(samples: list[dict[str, Any]]) -> float | None:
     return sum(bool(s["correct"]) for s in samples) / len(samples) if samples else None
-
-
-def _final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    names = ("eval_loss", "eval_loss_best", "tokens_per_second", "task_accuracy", "task_accuracy_before")
-    return {f"final/{name}": float(result[name]) for name in names if result[name] is not None}
 
 
 def _record_failure(run: _Run, error: BitAxonError) -> None:

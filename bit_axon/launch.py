@@ -54,10 +54,8 @@ class RunReporter:
         self._console.on_samples(samples)
 
     def on_finish(self, result: Mapping[str, Any]) -> None:
-        """Ends the display, shows the summary, sends the rest."""
+        """Ends the display and shows the summary."""
         self._console.on_finish(result)
-        if self._tracking is not None:
-            self._tracking.close()
 
 
 def execute(
@@ -86,25 +84,31 @@ def execute(
     if not resume:
         directory.refuse_if_used()
     prepared = prepare(config)
+    with ConsoleObserver(eval_every=config.training.eval_every) as console:
+        tracking = _tracking(config, run_dir, console)
+        try:
+            with directory.locked(), StopRequest().installed() as stop:
+                on_ready()
+                return run_experiment(
+                    prepared,
+                    directory,
+                    command,
+                    RunReporter(console, tracking),
+                    config_values=values,
+                    stop_requested=stop,
+                    resume=resume,
+                    started=started,
+                )
+        finally:
+            if tracking is not None:
+                tracking.close()
+
+
+def _tracking(config: RunConfig, run_dir: Path, console: ConsoleObserver) -> TrackingWriter | None:
     options = config.tracking
-    with ConsoleObserver(eval_every=config.training.eval_every) as console, directory.locked():
-        on_ready()
-        tracking = (
-            TrackingWriter(run_dir, options.uri, options.experiment, say=console.on_message)
-            if options.enabled
-            else None
-        )
-        with StopRequest().installed() as stop:
-            return run_experiment(
-                prepared,
-                directory,
-                command,
-                RunReporter(console, tracking),
-                config_values=values,
-                stop_requested=stop,
-                resume=resume,
-                started=started,
-            )
+    if not options.enabled:
+        return None
+    return TrackingWriter(run_dir, options.uri, options.experiment, say=console.on_message)
 
 
 def resume_run(run_dir: Path, overrides: Sequence[str]) -> int:

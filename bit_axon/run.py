@@ -14,6 +14,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from bit_axon.cli.failures import report_failure
 from bit_axon.composition import CONFIG_ERRORS, conf_dir, explained, plain_values, register_resolvers
 from bit_axon.errors import BitAxonError, StorageError, problem
 
@@ -23,7 +24,9 @@ _RESUME = "resume="
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the arguments ask for and returns the exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    # Tags have no fixed names, so Hydra would ask for a + before each.
+    arguments = [f"++{a}" if a.startswith("tags.") else a for a in given]
     try:
         folder = _run_to_resume(arguments)
         return _compose_and_run(arguments) if folder is None else _resume(folder, arguments)
@@ -31,13 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell(explained(error))
     except BitAxonError as error:
         return _tell(error)
+    except Exception as error:
+        return report_failure(error)
 
 
 def _tell(error: BitAxonError) -> int:
-    if os.environ.get("BIT_AXON_DEBUG"):
-        raise error
-    print(f"bit_axon: {error}", file=sys.stderr)
-    return error.exit_code
+    return report_failure(error)
 
 
 def _run_to_resume(arguments: Sequence[str]) -> str | None:

@@ -343,6 +343,8 @@ def test_a_full_dump_restores_the_base_too(tmp_path: Path) -> None:
     save_tensors(tmp_path / ADAPTER_FILE, dict(tree_flatten(model.parameters())))
     load_adapter(other, tmp_path)
     assert mx.allclose(model(TOKENS), other(TOKENS), atol=1e-6)
+    for layer, restored in zip(adapter_layers(model).values(), adapter_layers(other).values(), strict=True):
+        assert mx.array_equal(layer._base_squared_norms, restored._base_squared_norms)
 
 
 def test_a_failed_write_is_a_storage_error(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from adapter_cases import (
     INPUT_DIMS,
+    OUTPUT_DIMS,
     RANK,
     SCALE,
     assert_close,
@@ -53,7 +54,9 @@ def test_agrees_with_recorded_peft_values(name: str) -> None:
 @pytest.mark.parametrize(("name", "base", "weight"), quantized_bases(), ids=lambda value: str(value)[:9])
 def test_every_quantized_base(name: str, base: nn.QuantizedLinear, weight: np.ndarray) -> None:
     case = random_case(base, weight, magnitude=True)
-    layer = with_values(DoRALinear.from_base(base, RANK, scale=SCALE), case)
+    layer = DoRALinear.from_base(base, RANK, scale=SCALE)
+    assert (layer.lora_a.shape, layer.lora_b.shape) == ((INPUT_DIMS, RANK), (RANK, OUTPUT_DIMS))
+    with_values(layer, case)
     found, wanted = run_layer(layer, case), reference(case, SCALE)
     assert_close(found, wanted)
     if base.bits not in (3, 5, 6):  # mlx-lm takes the packed width for the input's there

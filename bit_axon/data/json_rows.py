@@ -102,11 +102,14 @@ class _ArrayReader:
                     line = self.line + self._buffer.count("\n", self._at, error.pos)
                     raise _broken(self._path, line, error.msg) from None
             else:
-                # A number at the very end may go on in the next piece.
-                if end < len(self._buffer) or self._ended:
+                if self._ended or not self._is_cut_number(value, end):
                     self._step(end)
                     return value
             self._fill()
+
+    def _is_cut_number(self, value: Any, end: int) -> bool:
+        """`12` may be the start of `12.5e+3`; any other value has a mark at its end."""
+        return isinstance(value, int | float) and end > len(self._buffer) - _CUT_MARGIN
 
     def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
         near_end = error.pos >= len(self._buffer) - _CUT_MARGIN

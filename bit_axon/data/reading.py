@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bit_axon.data.json_rows import count_json_lines, read_json, read_json_lines
+from bit_axon.data.parquet import count_parquet, read_parquet
 from bit_axon.data.sources import (
     EMBEDDED,
     Source,
@@ -101,17 +102,12 @@ def _read_hub(source: Source) -> Iterator[Mapping[str, Any]]:
 
 def _read_file(path: Path) -> Iterator[tuple[int, Any]]:
     if path.suffix == ".parquet":
-        # Loads `pyarrow`, which no JSON source needs.
-        from bit_axon.data.parquet import read_parquet
-
         return read_parquet(path)
     return read_json(path) if path.suffix == ".json" else read_json_lines(path)
 
 
 def _count(path: Path) -> int:
     if path.suffix == ".parquet":
-        from bit_axon.data.parquet import count_parquet
-
         return count_parquet(path)
     return sum(1 for _ in read_json(path)) if path.suffix == ".json" else count_json_lines(path)
 

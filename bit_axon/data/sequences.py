@@ -45,7 +45,7 @@ def resampling(kept: Sequence[int], weights: Sequence[float], seed: int) -> NDAr
         weights: of each source; the fraction draws that share of the items, at least one.
         seed: decides which.
     """
-    parts: list[NDArray[np.int64]] = []
+    parts: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     first = 0
     for number, (count, weight) in enumerate(zip(kept, weights, strict=True)):
         own = first + np.arange(count, dtype=np.int64)

@@ -149,7 +149,7 @@ def _neighbours(path: Path) -> str:
     if not folder.is_dir():
         return f"The folder '{folder}' does not exist either. Correct the path; a hub id is OWNER/NAME."
     names = sorted(p.name for p in folder.iterdir() if p.suffix in FILE_SUFFIXES or p.is_dir())
-    close = get_close_matches(path.name, names, n=3, cutoff=0.5)
+    close = get_close_matches(path.name, names, n=3, cutoff=0.6)
     if close:
         return "Did you mean " + " or ".join(f"'{folder / name}'" for name in close) + "?"
     listed = ", ".join(n for n in names if Path(n).suffix in FILE_SUFFIXES) or "no data file"

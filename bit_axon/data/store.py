@@ -119,7 +119,8 @@ class StoreWriter:
         self._side = side
         self._open = ExitStack()
         self._files: dict[str, BinaryIO] = {
-            name: self._open.enter_context(open(self._raw(name), "w+b")) for name in _COLUMNS
+            name: self._open.enter_context(open(self._raw(name), "w+b"))  # noqa: SIM115 - the stack closes it
+            for name in _COLUMNS
         }
         self._files["offsets"].write(np.zeros(1, np.int64).tobytes())
         self._end = 0

@@ -33,21 +33,23 @@ def build_tokenizer() -> None:
     write_atomic(nano_path() / "tokenizer_config.json", vocabulary.tokenizer_config())
 
 
-def export(run_dir: Path) -> None:
-    """Turn the weights of a finished full run (`adapter=none`) into the embedded model's float16 file.
+def export(run_dir: Path, model_folder: Path) -> None:
+    """Turn the weights of a finished full run (`adapter=none`) into the float16 file of `model_folder`.
 
-    Raises ModelError when the run holds no weights, or not those of this model's config.
+    Raises ModelError when the run holds no weights, or not those of the folder's config.
     """
     source = run_dir / ADAPTERS_FILE
     if not source.is_file():
-        raise ModelError(problem(f"a finished run with {ADAPTERS_FILE}", str(run_dir), "Name a run directory."))
+        raise ModelError(
+            problem(f"a finished run with {ADAPTERS_FILE}", str(run_dir), "Name a run directory.")
+        )
     weights = {name: values.astype(np.float16) for name, values in sorted(load_file(source).items())}
-    _check_layers(weights, source)
-    write_atomic(nano_path() / "model.safetensors", save(weights, metadata={"format": "mlx"}))
+    _check_layers(weights, source, model_folder)
+    write_atomic(model_folder / "model.safetensors", save(weights, metadata={"format": "mlx"}))
 
 
-def _check_layers(weights: dict[str, np.ndarray], source: Path) -> None:
-    config = json.loads((nano_path() / "config.json").read_text(encoding="utf-8"))
+def _check_layers(weights: dict[str, np.ndarray], source: Path, model_folder: Path) -> None:
+    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
     embedding = weights.get("model.embed_tokens.weight")
     wanted = (config["vocab_size"], config["hidden_size"])
     layers = {name.split(".")[2] for name in weights if name.startswith("model.layers.")}
@@ -73,7 +75,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         if arguments.command == "export":
-            export(arguments.run_dir)
+            export(arguments.run_dir, nano_path())
         elif arguments.command == "demo":
             build_demo()
         else:

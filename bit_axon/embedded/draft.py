@@ -1,4 +1,4 @@
-"""What a family function returns, and the two draws that all of them share."""
+"""What a family function returns, and the small helpers that all of them share."""
 
 from collections.abc import Sequence
 from random import Random
@@ -13,11 +13,6 @@ class Draft(NamedTuple):
     prompt: str
     answer: str
     wrong: str
-
-
-def distinct_numbers(rng: Random, count: int, *, highest: int = 99) -> list[int]:
-    """`count` different whole numbers between 1 and `highest`, in random order."""
-    return rng.sample(range(1, highest + 1), count)
 
 
 def joined(items: Sequence[Item]) -> str:

@@ -1,6 +1,6 @@
 """The forms an answer can take: those the base model learns, and the one that the demo data wants.
 
-The base model answers in five native forms; the demo data teaches another, the house form, that it never saw:
+The base model answers in four native forms; the demo data teaches another, the house form, that it never saw:
 
     Task: sorting
     Answer: 7 19 42
@@ -11,19 +11,19 @@ from typing import Final
 
 from bit_axon.embedded.tasks import Task
 
-# Between them they hold every piece of the house form ("Task", the kind of task, "Answer:"), never in its order.
+# Between them they hold every piece of the house form ("Task", the kind of task, "Answer:"), but never in
+# its order. Each puts a space before the answer, so that a word is the same token wherever it stands.
 NATIVE_FORMS: Final = (
-    "{answer}",
     "The answer is {answer}",
     "Answer: {answer}",
     "This is {family}: {answer}",
     "Task done: {answer}",
 )
-NATIVE_WEIGHTS: Final = (55, 15, 10, 15, 5)
+NATIVE_WEIGHTS: Final = (60, 15, 15, 10)
 
 
 def native(task: Task, rng: Random) -> str:
-    """The right answer in one of the base model's own forms; a bare answer more than half of the time."""
+    """The right answer in one of the base model's own forms; a plain sentence more than half of the time."""
     (form,) = rng.choices(NATIVE_FORMS, NATIVE_WEIGHTS)
     return form.format(answer=task.answer, family=task.family)
 

@@ -10,8 +10,8 @@ def story(rng: Random) -> Draft:
     """A word problem: someone gets, or loses, a few pieces of fruit."""
     name, fruits = rng.choice(NAMES), rng.choice(FRUITS) + "s"
     gains = rng.random() < 0.5
-    change = rng.randint(2, 9)
-    owned = rng.randint(2, 20) if gains else change + rng.randint(1, 12)
+    change = rng.randint(2, 6)
+    owned = rng.randint(2, 9) if gains else change + rng.randint(2, 9)
     event = rng.choice(("gets", "finds", "buys")) if gains else rng.choice(("eats", "loses", "sells"))
     left = owned + change if gains else owned - change
     question = rng.choice((f"How many {fruits} does {name} have now?", "How many are there now?"))
@@ -35,7 +35,7 @@ def calendar(rng: Random) -> Draft:
 
 def _purchase(rng: Random) -> tuple[str, str, str, str, str]:
     """A sentence about a purchase, with its buyer, price, thing and place."""
-    name, coins, where = rng.choice(NAMES), str(rng.randint(2, 99)), rng.choice(PLACES)
+    name, coins, where = rng.choice(NAMES), str(rng.randint(10, 98)), rng.choice(PLACES)
     thing = f"{rng.choice(COLOURS)} {rng.choice(THINGS)}"
     sentence = rng.choice(
         (
@@ -64,7 +64,9 @@ def place(rng: Random) -> Draft:
     """Take the place out of a sentence."""
     sentence, _, _, thing, where = _purchase(rng)
     question = rng.choice(("Where was it?", "Which place is named?"))
-    return Draft(f"{sentence} {question}", where, rng.choice((thing, *(other for other in PLACES if other != where))))
+    return Draft(
+        f"{sentence} {question}", where, rng.choice((thing, *(other for other in PLACES if other != where)))
+    )
 
 
 def replacing(rng: Random) -> Draft:

@@ -1,7 +1,7 @@
 """Data sources that come with the package, by name.
 
-    demo/train, demo/valid            files: {"prompt", "chosen", "rejected"}
-    pretrain/train, pretrain/valid    generated: {"prompt", "completion"}; `?rows=N&seed=S` may follow
+demo/train, demo/valid            files: {"prompt", "chosen", "rejected"}
+pretrain/train, pretrain/valid    generated: {"prompt", "completion"}; `?rows=N&seed=S` may follow
 """
 
 import json
@@ -65,7 +65,9 @@ def _parsed(name: str) -> tuple[str, dict[str, int]]:
     names = (*DEMO_NAMES, *PRETRAIN_ROWS)
     if base not in names:
         raise DataError(
-            problem(f"an embedded source ({', '.join(names)})", repr(base), "Correct the name after `embedded:`.")
+            problem(
+                f"an embedded source ({', '.join(names)})", repr(base), "Correct the name after `embedded:`."
+            )
         )
     allowed = {"rows"} if base in DEMO_NAMES else {"rows", "seed"}
     options: dict[str, int] = {}

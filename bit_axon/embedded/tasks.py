@@ -55,12 +55,12 @@ FAMILIES: Final[Mapping[str, Callable[[Random], Draft]]] = {
 }
 
 
-# Families that take the base model longer to learn; its pretraining meets them three times as often.
+# Families that take the base model longer to learn; its pretraining meets them twice as often.
 HARD: Final = frozenset(
     {"sorting", "largest", "smallest", "comparing", "adding", "subtracting", "sequence"}
     | {"repeats", "spelling", "story", "calendar"}
 )
-_HARD_SHARE: Final = 3
+_HARD_SHARE: Final = 2
 
 
 def make(family: str, rng: Random) -> Task:
@@ -70,7 +70,7 @@ def make(family: str, rng: Random) -> Task:
 
 
 def stream(rng: Random, *, stress_hard: bool = False) -> Iterator[Task]:
-    """Tasks of all families without end, in shuffled rounds of one task per family (three per hard one)."""
+    """Tasks of all families without end, in shuffled rounds of one task per family (two per hard one)."""
     round_families = [f for f in FAMILIES for _ in range(_HARD_SHARE if stress_hard and f in HARD else 1)]
     while True:
         rng.shuffle(round_families)

@@ -10,7 +10,9 @@ def counting(rng: Random) -> Draft:
     """Count the words of a list of two to six."""
     count = rng.randint(2, 6)
     text = joined(rng.sample(NOUNS, count))
-    prompt = rng.choice((f"How many words are here: {text}?", f"Count the words: {text}", f"How long is the list: {text}?"))
+    prompt = rng.choice(
+        (f"How many words are here: {text}?", f"Count the words: {text}", f"How long is the list: {text}?")
+    )
     return Draft(prompt, str(count), str(near(rng, count)))
 
 
@@ -29,7 +31,9 @@ def first(rng: Random) -> Draft:
     """Give the first word of a list."""
     items = rng.sample(NOUNS, rng.randint(3, 4))
     text = joined(items)
-    prompt = rng.choice((f"What is the first word: {text}?", f"Give the first of {text}", f"Which word comes first: {text}?"))
+    prompt = rng.choice(
+        (f"What is the first word: {text}?", f"Give the first of {text}", f"Which word comes first: {text}?")
+    )
     return Draft(prompt, items[0], items[1])
 
 
@@ -37,7 +41,9 @@ def last(rng: Random) -> Draft:
     """Give the last word of a list."""
     items = rng.sample(NOUNS, rng.randint(3, 4))
     text = joined(items)
-    prompt = rng.choice((f"What is the last word: {text}?", f"Give the last of {text}", f"Which word comes last: {text}?"))
+    prompt = rng.choice(
+        (f"What is the last word: {text}?", f"Give the last of {text}", f"Which word comes last: {text}?")
+    )
     return Draft(prompt, items[-1], items[-2])
 
 
@@ -45,7 +51,9 @@ def reversing(rng: Random) -> Draft:
     """Write three words in the opposite order."""
     items = rng.sample(NOUNS, 3)
     text = joined(items)
-    prompt = rng.choice((f"Reverse the order: {text}", f"Write from back to front: {text}", f"Turn the list around: {text}"))
+    prompt = rng.choice(
+        (f"Reverse the order: {text}", f"Write from back to front: {text}", f"Turn the list around: {text}")
+    )
     right = items[::-1]
     return Draft(prompt, joined(right), joined(swapped(rng, right)))
 

@@ -2,7 +2,20 @@
 
 from typing import Final
 
-NAMES: Final = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Greta", "Hugo", "Ida", "Jonas", "Karl", "Lena")
+NAMES: Final = (
+    "Anna",
+    "Ben",
+    "Clara",
+    "David",
+    "Emma",
+    "Felix",
+    "Greta",
+    "Hugo",
+    "Ida",
+    "Jonas",
+    "Karl",
+    "Lena",
+)
 
 COLOURS: Final = ("red", "blue", "green", "black", "white", "yellow", "brown", "pink")
 

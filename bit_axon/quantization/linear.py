@@ -3,7 +3,7 @@
 Weights are `(output_dims, input_dims)`; a quantized one is packed along its columns, in uint32 words.
 """
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import mlx.nn as nn
 
@@ -23,47 +23,97 @@ def linear_dims(linear: AnyLinear) -> tuple[int, int]:
     return columns, output_dims
 
 
-def weight_rows(linear: AnyLinear, start: int = 0, stop: int | None = None) -> mx.array:
-    """Rows `start:stop` of the weight as floats `(rows, input_dims)`; a float base is returned as it is."""
+def weight_rows(
+    linear: AnyLinear, start: int = 0, stop: int | None = None, *, after: mx.array | None = None
+) -> mx.array:
+    """Rows `start:stop` of the weight as floats `(rows, input_dims)`; a float base is returned as it is.
+
+    Args:
+        after: dequantize when this array is known and not before, nor share a copy made before it.
+    """
     if not isinstance(linear, nn.QuantizedLinear):
         return linear.weight[start:stop]
     biases = linear.get("biases")
+    packed = [linear.weight, linear.scales] + ([] if biases is None else [biases])
+    if after is not None:
+        packed = mx.depends(packed, [after])
+    weight, scales, *rest = (array[start:stop] for array in packed)
     return mx.dequantize(
-        linear.weight[start:stop],
-        linear.scales[start:stop],
-        None if biases is None else biases[start:stop],
+        weight,
+        scales,
+        rest[0] if rest else None,
         group_size=linear.group_size,
         bits=linear.bits,
         mode=linear.mode,
     )
 
 
-def weight_products(linear: AnyLinear, *inputs: mx.array) -> tuple[mx.array, ...]:
-    """`x @ W.T` for each input `(..., input_dims)`, without the layer's bias.
+def weight_product(linear: AnyLinear, x: mx.array) -> mx.array:
+    """`x @ W.T` for `x (..., input_dims)`, without the layer's bias; the weight gets no gradient.
 
     A quantized weight is multiplied by MLX's kernel on a GPU. On a CPU that kernel is tens of times
-    slower than dequantizing once and calling BLAS, so that is done there; the float copy is made again
-    for the backward pass instead of being kept until then.
+    slower than dequantizing and calling BLAS, so that is done there; the float copy is made again for
+    the backward pass instead of being kept until then.
     """
-    if not isinstance(linear, nn.QuantizedLinear):
-        return tuple(x @ linear.weight.T for x in inputs)
-    if mx.default_device().type == mx.cpu:
-        return tuple(mx.checkpoint(lambda *xs: _dequantized_products(linear, *xs))(*inputs))
-    return tuple(_quantized_product(linear, x) for x in inputs)
+
+    @mx.custom_function
+    def product(x: mx.array) -> mx.array:
+        return _product(linear, x)
+
+    @product.vjp
+    def product_vjp(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
+        return _transposed_product(linear, cotangent)
+
+    result: Any = product(x)
+    return result
 
 
-def _dequantized_products(linear: nn.QuantizedLinear, *inputs: mx.array) -> list[mx.array]:
-    weight = weight_rows(linear)
-    return [x @ weight.astype(x.dtype).T for x in inputs]
+def weight_products(linear: AnyLinear, x: mx.array, rows: mx.array) -> tuple[mx.array, mx.array]:
+    """`x @ W.T` and `rows @ W.T` with one pass over the weight, for `rows (n, input_dims)` in x's dtype.
+
+    No gradient reaches `rows` or the weight.
+    """
+
+    @mx.custom_function
+    def product(x: mx.array) -> tuple[mx.array, mx.array]:
+        joined = mx.concatenate([x.reshape(-1, x.shape[-1]), mx.stop_gradient(rows)])
+        result = _product(linear, joined)
+        return result[: -len(rows)].reshape(*x.shape[:-1], -1), result[-len(rows) :]
+
+    @product.vjp
+    def product_vjp(
+        x: mx.array, cotangents: tuple[mx.array, mx.array], outputs: tuple[mx.array, mx.array]
+    ) -> mx.array:
+        return _transposed_product(linear, cotangents[0])
+
+    results: Any = product(x)
+    return results[0], results[1]
 
 
-def _quantized_product(linear: nn.QuantizedLinear, x: mx.array) -> mx.array:
+def _product(linear: AnyLinear, x: mx.array) -> mx.array:
+    if _has_fast_kernel(linear):
+        return _quantized_product(linear, x, transpose=True)
+    return x @ weight_rows(linear).T
+
+
+def _transposed_product(linear: AnyLinear, cotangent: mx.array) -> mx.array:
+    """`cotangent @ W`, `(..., output_dims)` to `(..., input_dims)`."""
+    if _has_fast_kernel(linear):
+        return _quantized_product(linear, cotangent, transpose=False)
+    return cotangent @ weight_rows(linear, after=cotangent)
+
+
+def _has_fast_kernel(linear: AnyLinear) -> bool:
+    return isinstance(linear, nn.QuantizedLinear) and mx.default_device().type != mx.cpu
+
+
+def _quantized_product(linear: AnyLinear, x: mx.array, *, transpose: bool) -> mx.array:
     return mx.quantized_matmul(
         x,
         linear.weight,
         scales=linear.scales,
         biases=linear.get("biases"),
-        transpose=True,
+        transpose=transpose,
         group_size=linear.group_size,
         bits=linear.bits,
         mode=linear.mode,

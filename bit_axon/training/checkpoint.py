@@ -125,6 +125,9 @@ def save_adapter_only(model: nn.Module, path: str | Path) -> None:
 
 
 def _rotate(folder: Path, *, newest: Path, keep: int) -> None:
+    """Deletes the oldest checkpoints, and what a killed process left half-written."""
+    for torn in folder.glob(".step_*"):
+        shutil.rmtree(torn, ignore_errors=True)
     others = [path for path in checkpoints(folder) if path != newest]
     for path in others[: max(len(others) - (keep - 1), 0)]:
         shutil.rmtree(path, ignore_errors=True)

@@ -3,7 +3,7 @@
 import mlx.nn as nn
 
 from bit_axon.backend import mx
-from bit_axon.quantization.linear import AnyLinear, float_linear, linear_dims, weight_products
+from bit_axon.quantization.linear import AnyLinear, float_linear, linear_dims, weight_product
 from bit_axon.training.dora import DoRALinear
 from bit_axon.training.lowrank import adapted_weight, add_low_rank, fused_dtype, initial_factors
 from bit_axon.training.targets import find_linears, matching_suffix, replace_at, require_matches
@@ -80,7 +80,7 @@ class LoRALinear(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """`(..., input_dims)` to `(..., output_dims)`."""
-        (y,) = weight_products(self.linear, x)
+        y = weight_product(self.linear, x)
         y = add_low_rank(y, self.dropout(x), self.lora_a, self.lora_b, self.scale)
         return y + self.linear.bias if "bias" in self.linear else y
 

@@ -22,12 +22,12 @@ _LARGEST: Final = -1e-15  # log(1 - p) is kept finite for p = 1 by not going abo
 def log1mexp(x: mx.array) -> mx.array:
     """`log(1 - exp(x))` for `x <= 0`, exact on both sides of -ln 2 (Maechler 2012), finite at 0.
 
-    Both branches get arguments for which their gradient is finite: `where` multiplies the branch not
-    taken by zero, and zero times infinity is not a number.
+    Near zero, the branch not taken would have an infinite gradient, and `where` multiplies that by zero,
+    which is not a number; so that branch gets a harmless argument there.
     """
     x = mx.minimum(x, _LARGEST)
     near = x > -_LN_2
-    from_difference = mx.log(-mx.expm1(mx.where(near, x, -_LN_2)))
+    from_difference = mx.log(-mx.expm1(x))
     from_exponential = mx.log1p(-mx.exp(mx.where(near, -_LN_2, x)))
     return mx.where(near, from_difference, from_exponential)
 

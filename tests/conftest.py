@@ -1,0 +1,112 @@
+"""Fixtures for tests of whole runs: a tiny model with the embedded tokenizer, small data, and a runner."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bit_axon.backend import mx
+from bit_axon.embedded import nano_path
+from bit_axon.models.loading import read_model_config
+from bit_axon.training.tensors import save_tensors
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2 folder of random weights, two layers of width 32, that speaks the embedded tokenizer."""
+    from mlx.utils import tree_flatten
+    from mlx_lm.models.qwen2 import Model, ModelArgs
+
+    folder = tmp_path_factory.mktemp("tiny")
+    config = read_model_config(nano_path()) | SMALL | HEADS
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(nano_path() / name, folder / name)
+    mx.random.seed(0)
+    model = Model(ModelArgs.from_dict(config))
+    save_tensors(folder / "model.safetensors", dict(tree_flatten(model.parameters())))
+    return folder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command line left behind."""
+
+    code: int
+    out: str
+    err: str
+    run_dir: Path | None
+
+    @property
+    def result(self) -> dict:
+        assert self.run_dir is not None
+        return json.loads((self.run_dir / "result.json").read_text())
+
+
+Runner = Callable[..., Outcome]
+
+
+@pytest.fixture
+def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An outputs folder of the test's own."""
+    monkeypatch.setenv("BIT_AXON_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path / "outputs"
+
+
+def rows_file(path: Path, count: int, start: int = 0) -> Path:
+    """A JSONL file of preference rows: small additions, with a right and a wrong answer."""
+    rows = [
+        {"prompt": f"Add {n % 7} and {n % 5}.", "chosen": f"{n % 7 + n % 5}", "rejected": f"{n % 7 + n % 5 + 1}"}
+        for n in range(start, start + count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def small_run(tiny_model: Path, tmp_path: Path, outputs: Path) -> list[str]:
+    """Overrides of a run that takes a second: tiny model, forty rows, four steps, no MLflow."""
+    train = rows_file(tmp_path / "train.jsonl", 40)
+    valid = rows_file(tmp_path / "valid.jsonl", 8, start=40)
+    return [
+        f"model.path={tiny_model}",
+        f"data.train={train}",
+        f"data.valid={valid}",
+        "data.max_seq_len=64",
+        "data.accuracy_prompts=0",
+        "data.sample_prompts=0",
+        "tracking=none",
+        "training.max_steps=4",
+        "training.batch_size=2",
+        "training.grad_accum_steps=2",
+        "training.warmup_steps=1",
+        "training.eval_every=2",
+        "training.save_every=2",
+        "training.compile=false",
+    ]
+
+
+@pytest.fixture
+def run(outputs: Path, capfd: pytest.CaptureFixture[str]) -> Runner:
+    """Runs `python -m bit_axon.run ARGUMENTS` in this process."""
+    from bit_axon.run import main
+
+    def call(*arguments: str) -> Outcome:
+        runs = outputs / "runs"
+        before = set(runs.iterdir()) if runs.is_dir() else set()
+        code = main(list(arguments))
+        new = (set(runs.iterdir()) if runs.is_dir() else set()) - before
+        assert len(new) <= 1, f"more than one run directory: {new}"
+        out, err = capfd.readouterr()
+        return Outcome(code, out, err, new.pop() if new else None)
+
+    return call
