@@ -12,6 +12,8 @@ import shutil
 import sys
 from dataclasses import dataclass
 
+__all__ = ["BLAS_REMEDY", "Backend", "detect", "mx", "preload_openblas"]
+
 _OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
 BLAS_REMEDY = (
     "Matrix products will be about 30 times slower than they could be. Install OpenBLAS "

@@ -60,7 +60,12 @@ def _absolute(value: Any) -> Any:
         return [_absolute(item) for item in value]
     if isinstance(value, Mapping) and "path" in value:
         return {**value, "path": _absolute(value["path"])}
-    if isinstance(value, str) and len(value) < 1000 and "\n" not in value and Path(value).expanduser().exists():
+    if (
+        isinstance(value, str)
+        and len(value) < 1000
+        and "\n" not in value
+        and Path(value).expanduser().exists()
+    ):
         return str(Path(value).expanduser().resolve())
     return value
 
@@ -79,7 +84,9 @@ def explained(error: Exception) -> ConfigError:
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause is not error:
         return explained(cause)
-    return ConfigError(problem("a config that composes", text.splitlines()[0], "Correct the file or override."))
+    return ConfigError(
+        problem("a config that composes", text.splitlines()[0], "Correct the file or override.")
+    )
 
 
 def _unknown_option(error: MissingConfigException) -> ConfigError:

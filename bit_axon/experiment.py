@@ -272,7 +272,12 @@ def _save_adapter(run: _Run) -> None:
 def _header(run: _Run) -> dict[str, Any]:
     prepared, config, attached = run.prepared, run.prepared.config, run.prepared.attached
     quantization = config.model.quantization
-    adapter = {"type": attached.name, "rank": attached.rank, "scale": attached.scale, "layers": len(attached.paths)}
+    adapter = {
+        "type": attached.name,
+        "rank": attached.rank,
+        "scale": attached.scale,
+        "layers": len(attached.paths),
+    }
     return {
         "name": config.name,
         "model": {

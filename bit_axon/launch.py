@@ -20,7 +20,14 @@ from bit_axon.training.records import EvaluationRecord, StepRecord
 from bit_axon.validation import check
 
 # What may differ when a run goes on: nothing here changes what is learned.
-_FREE_ON_RESUME = ("resume", "name", "tracking.", "thermal.", "training.max_minutes", "training.keep_checkpoints")
+_FREE_ON_RESUME = (
+    "resume",
+    "name",
+    "tracking.",
+    "thermal.",
+    "training.max_minutes",
+    "training.keep_checkpoints",
+)
 
 
 class RunReporter:

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from bit_axon.backend import detect
+from bit_axon.data.examples import Example, PairExample
 from bit_axon.data.loading import EncodedSet, PromptRow, load_examples, load_prompts
 from bit_axon.data.sources import Source, files_of, is_embedded, is_hub, parse_sources
 from bit_axon.errors import ConfigError, ModelError, problem
@@ -170,7 +171,7 @@ def _plan(
 ) -> Plan:
     if method.kind == "pairs":
         return PairBatchPlan(
-            encoded.examples,
+            cast(Sequence[PairExample], encoded.examples),
             batch_size=config.training.batch_size,
             max_seq_len=config.data.max_seq_len,
             pad_token_id=tokenizer.pad_token_id,
@@ -179,7 +180,7 @@ def _plan(
             require_full_batch=training,
         )
     return TokenBatchPlan(
-        encoded.examples,
+        cast(Sequence[Example], encoded.examples),
         batch_size=config.training.batch_size,
         max_seq_len=config.data.max_seq_len,
         packing=packed,
@@ -235,7 +236,8 @@ def _notes(
             continue
         if encoded.truncated:
             notes.append(
-                f"{encoded.truncated} of {encoded.rows} {name} rows were cut to {config.data.max_seq_len} tokens."
+                f"{encoded.truncated} of {encoded.rows} {name} rows were cut "
+                f"to {config.data.max_seq_len} tokens."
             )
         dropped = encoded.dropped_too_long + encoded.dropped_masked
         if dropped:

@@ -90,7 +90,9 @@ def _recomposed(
     if not new:
         return dict(saved), drift
     wanted = _flat(_composed([*old, *new]))
-    merged = {key: before.get(key, wanted[key]) if now.get(key) == wanted[key] else wanted[key] for key in wanted}
+    merged = {
+        key: before.get(key, wanted[key]) if now.get(key) == wanted[key] else wanted[key] for key in wanted
+    }
     return _nested(merged), drift
 
 
@@ -105,7 +107,9 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any]:
         raise explained(error) from None
 
 
-def _changed_inputs(values: Mapping[str, Any], saved: Mapping[str, Any], repro: Mapping[str, Any]) -> list[str]:
+def _changed_inputs(
+    values: Mapping[str, Any], saved: Mapping[str, Any], repro: Mapping[str, Any]
+) -> list[str]:
     """Data files and model files whose bytes are not those of the run."""
     changed: list[str] = []
     for split in ("train", "valid"):

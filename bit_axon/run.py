@@ -70,7 +70,9 @@ def _compose_and_run(arguments: Sequence[str]) -> int:
     try:
         entry()
     except OSError as error:
-        raise StorageError(problem("a writable outputs folder", str(error), "Set BIT_AXON_OUTPUTS.")) from error
+        raise StorageError(
+            problem("a writable outputs folder", str(error), "Set BIT_AXON_OUTPUTS.")
+        ) from error
     finally:
         sys.argv = saved
     return max(exit_codes, default=0)

@@ -19,6 +19,7 @@ class StopRequest:
         self._requested = False
 
     def __call__(self) -> bool:
+        """Whether a stop was asked for."""
         return self._requested
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -65,7 +65,11 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def rows_file(path: Path, count: int, start: int = 0) -> Path:
     """A JSONL file of preference rows: small additions, with a right and a wrong answer."""
     rows = [
-        {"prompt": f"Add {n % 7} and {n % 5}.", "chosen": f"{n % 7 + n % 5}", "rejected": f"{n % 7 + n % 5 + 1}"}
+        {
+            "prompt": f"Add {n % 7} and {n % 5}.",
+            "chosen": f"{n % 7 + n % 5}",
+            "rejected": f"{n % 7 + n % 5 + 1}",
+        }
         for n in range(start, start + count)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

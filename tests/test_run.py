@@ -61,7 +61,10 @@ def test_two_runs_in_one_process_have_the_same_bytes(run: Runner, small_run: lis
     second = run(*small_run, "adapter.dropout=0.1")
     third = run(*small_run, "adapter.dropout=0.1", "seed=7")
     assert first.result["adapter_sha256"] == second.result["adapter_sha256"]
-    assert len({first.result["adapter_sha256"], other.result["adapter_sha256"], third.result["adapter_sha256"]}) == 3
+    assert (
+        len({first.result["adapter_sha256"], other.result["adapter_sha256"], third.result["adapter_sha256"]})
+        == 3
+    )
 
 
 def test_the_schedule_ends_at_its_minimum(run: Runner, small_run: list[str]) -> None:
@@ -73,7 +76,11 @@ def test_the_schedule_ends_at_its_minimum(run: Runner, small_run: list[str]) -> 
 
 def test_epochs_instead_of_steps(run: Runner, small_run: list[str]) -> None:
     done = run(
-        *small_run, "data.packing=false", "training.max_steps=null", "training.epochs=1", "training.grad_accum_steps=3"
+        *small_run,
+        "data.packing=false",
+        "training.max_steps=null",
+        "training.epochs=1",
+        "training.grad_accum_steps=3",
     )
     assert done.result["step"] == 7  # twenty batches of two rows, three to a step, the last step shorter
     assert done.result["epoch"] == 1.0 and done.result["examples"] == 40
@@ -81,7 +88,10 @@ def test_epochs_instead_of_steps(run: Runner, small_run: list[str]) -> None:
 
 def test_early_stop_and_time_limit(run: Runner, small_run: list[str]) -> None:
     stopped = run(
-        *small_run, "training.max_steps=40", "training.early_stop_patience=2", "training.early_stop_min_delta=100"
+        *small_run,
+        "training.max_steps=40",
+        "training.early_stop_patience=2",
+        "training.early_stop_min_delta=100",
     )
     assert stopped.result["stop_reason"] == "early_stop" and stopped.result["step"] == 4
     timed = run(*small_run, "training.max_steps=4000", "training.max_minutes=0.00001")

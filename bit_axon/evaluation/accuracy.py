@@ -28,7 +28,7 @@ def answer_prompts(
     model: nn.Module, tokenizer: QwenTokenizerWrapper, rows: Sequence[PromptRow], *, max_new_tokens: int
 ) -> list[Answer]:
     """Greedy answers to the rows' prompts, in order."""
-    texts = greedy_answers(model, tokenizer, [row.messages for row in rows], max_new_tokens=max_new_tokens)
+    texts = greedy_answers(model, tokenizer, rows, max_new_tokens=max_new_tokens)
     return [
         Answer(str(row.messages[-1]["content"]), row.reference, text)
         for row, text in zip(rows, texts, strict=True)

@@ -6,6 +6,7 @@ import mlx.nn as nn
 from mlx_lm import batch_generate
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from bit_axon.data.loading import PromptRow, prompt_ids
 from bit_axon.tokenizer import QwenTokenizerWrapper
 from bit_axon.training.stepper import evaluating
 
@@ -13,17 +14,17 @@ from bit_axon.training.stepper import evaluating
 def greedy_answers(
     model: nn.Module,
     tokenizer: QwenTokenizerWrapper,
-    prompts: Sequence[list[dict[str, str]]],
+    prompts: Sequence[PromptRow],
     *,
     max_new_tokens: int,
 ) -> list[str]:
-    """One answer per prompt (a list of messages), without the end token and surrounding space.
+    """One answer per prompt, without the end token and surrounding space.
 
     Nothing is sampled, so the answers are the same every time.
     """
     if not prompts:
         return []
-    encoded = [tokenizer.encode(tokenizer.render(list(p), add_generation_prompt=True)) for p in prompts]
+    encoded = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     wrapped = TokenizerWrapper(tokenizer.hf, eos_token_ids=sorted(tokenizer.stop_token_ids))
     with evaluating(model):
         response = batch_generate(model, wrapped, encoded, max_tokens=max_new_tokens)

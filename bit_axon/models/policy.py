@@ -5,6 +5,7 @@ are masked and how a prompt is shared is decided here, and no method changes.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.nn as nn
 
@@ -64,7 +65,7 @@ class Policy:
 
     def __init__(self, model: nn.Module, *, packed: bool):
         self.model = model
-        self._packed = packed
+        self.packed = packed
 
     def token_logps(self, batch: ArrayBatch) -> mx.array:
         """`(B, T)` float32: log p(token t | tokens before t of its segment); 0 where it is no target.
@@ -73,12 +74,17 @@ class Policy:
         """
         inputs, targets = batch.tokens[:, :-1], batch.tokens[:, 1:]
         logps = token_logps(self._logits(inputs, batch.segments[:, :-1]), targets)
-        return mx.pad(logps * batch.mask[:, 1:], ((0, 0), (1, 0)))
+        return mx.pad(logps * batch.mask[:, 1:], [(0, 0), (1, 0)])
 
     def _logits(self, inputs: mx.array, segments: mx.array) -> mx.array:
-        if not self._packed:
-            return self.model(inputs)
-        return self.model(inputs, cache=[SegmentCache(segments)] * len(self.model.layers))
+        if not self.packed:
+            return _logits_of(self.model(inputs))
+        return _logits_of(self.model(inputs, cache=[SegmentCache(segments)] * len(self.model.layers)))
+
+
+def _logits_of(output: Any) -> mx.array:
+    """A model answers with logits, or with logits and caches."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def packing_is_exact(model: nn.Module, vocab_size: int) -> bool:
@@ -87,9 +93,11 @@ def packing_is_exact(model: nn.Module, vocab_size: int) -> bool:
     key = mx.random.key(0)
     tokens = mx.random.randint(0, vocab_size, (1, 2 * length), key=key)
     segments = mx.repeat(mx.array([[1, 2]]), length, axis=1)
-    alone = mx.concatenate([model(tokens[:, :length]), model(tokens[:, length:])], axis=1)
+    alone = mx.concatenate(
+        [_logits_of(model(tokens[:, :length])), _logits_of(model(tokens[:, length:]))], axis=1
+    )
     try:
-        packed = model(tokens, cache=[SegmentCache(segments)] * len(model.layers))
+        packed = _logits_of(model(tokens, cache=[SegmentCache(segments)] * len(model.layers)))
     except (AttributeError, TypeError, NotImplementedError, ValueError, IndexError):
         return False  # the model's cache is more than keys and values: recurrent state, windows
     error = mx.max(mx.abs(packed.astype(mx.float32) - alone.astype(mx.float32)))

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from bit_axon.training.collate import Batch
-
 from bit_axon.backend import mx
 from bit_axon.errors import NonFiniteLossError, ThermalShutdownError
+from bit_axon.training.collate import Batch
 from bit_axon.training.loop_state import LoopState
 from bit_axon.training.position import Plan, Position
 from bit_axon.training.records import Evaluation, EvaluationRecord, Observer, StepRecord
@@ -25,13 +24,17 @@ StopReason = Literal[
 
 
 class Gate(Protocol):
-    """Asked before every micro-batch; may wait, or raise `ThermalShutdownError`."""
+    """Thermal limits, as the loop asks for them."""
 
-    paused_seconds: float
+    @property
+    def paused_seconds(self) -> float:
+        """Time spent waiting so far."""
 
-    def before_micro_batch(self, step: int) -> None: ...
+    def before_micro_batch(self, step: int) -> None:
+        """Waits while it is too hot; raises `ThermalShutdownError` when it stays so."""
 
-    def temperature(self) -> float | None: ...
+    def temperature(self) -> float | None:
+        """The last reading in °C, if there is a sensor."""
 
 
 class NoGate:

@@ -4,27 +4,23 @@ import mlx.nn as nn
 
 from bit_axon.backend import mx
 from bit_axon.quantization.linear import AnyLinear, float_linear, linear_dims, weight_product
+from bit_axon.training.config import DEFAULT_LORA_TARGETS
 from bit_axon.training.dora import DoRALinear
 from bit_axon.training.lowrank import adapted_weight, add_low_rank, fused_dtype, initial_factors
 from bit_axon.training.targets import find_linears, matching_suffix, replace_at, require_matches
 
+__all__ = [
+    "DEFAULT_LORA_TARGETS",
+    "LORA_EXCLUDED_NAMES",
+    "LORA_EXCLUDED_PATHS",
+    "LoRALinear",
+    "apply_lora_to_model",
+    "is_excluded",
+]
+
 # The router inside a mixture of experts, and the head (often the embedding itself), are never adapted.
 LORA_EXCLUDED_PATHS = ("switch_mlp", "lm_head")
 LORA_EXCLUDED_NAMES = ("x_proj", "dt_proj", "gate", "shared_expert_gate")
-
-DEFAULT_LORA_TARGETS = (
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "in_proj",
-    "out_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-    "input_proj",
-    "output_proj",
-)
 
 
 class LoRALinear(nn.Module):

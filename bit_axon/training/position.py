@@ -8,9 +8,11 @@ from bit_axon.training.collate import Batch
 class Plan(Protocol):
     """Batches by position; a pure function."""
 
-    def batches_in_epoch(self, epoch: int) -> int: ...
+    def batches_in_epoch(self, epoch: int) -> int:
+        """Micro-batches in the epoch."""
 
-    def batch(self, epoch: int, index: int) -> Batch: ...
+    def batch(self, epoch: int, index: int) -> Batch:
+        """The same arrays at every call."""
 
 
 class Position:

@@ -49,8 +49,11 @@ class Evaluation:
 class Observer(Protocol):
     """Is told what happens, in order, on the training thread; it must return quickly."""
 
-    def on_step(self, record: StepRecord) -> None: ...
+    def on_step(self, record: StepRecord) -> None:
+        """An update was made."""
 
-    def on_evaluation(self, record: EvaluationRecord) -> None: ...
+    def on_evaluation(self, record: EvaluationRecord) -> None:
+        """The validation set was evaluated."""
 
-    def on_message(self, text: str) -> None: ...
+    def on_message(self, text: str) -> None:
+        """Something a person should read."""

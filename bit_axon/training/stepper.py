@@ -9,11 +9,11 @@ from typing import Any
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from bit_axon.training.collate import Batch
 from mlx.utils import tree_flatten, tree_map
 
 from bit_axon.backend import mx
 from bit_axon.models.policy import ArrayBatch, Policy
+from bit_axon.training.collate import Batch
 from bit_axon.training.methods import Method
 
 _DROPOUT_STREAM = 1  # keeps dropout's random numbers apart from those of the data order

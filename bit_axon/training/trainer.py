@@ -227,5 +227,3 @@ def _not_empty(examples: list[Any], rows: int) -> list[Any]:
         got = f"{rows} rows, none of which has one" if rows else "an empty data set"
         raise DataError(problem("examples with a token to learn", got, "Check the data and max_seq_len."))
     return examples
-
-

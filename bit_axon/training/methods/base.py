@@ -29,9 +29,11 @@ class Method(Protocol):
     metrics: ClassVar[tuple[str, ...]]  # names of its sums, besides the loss
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As in the config and in metric names."""
 
-    def loss(self, policy: Policy, batch: ArrayBatch) -> LossSums: ...
+    def loss(self, policy: Policy, batch: ArrayBatch) -> LossSums:
+        """Sums over one micro-batch; pure, so that it can be compiled and differentiated."""
 
 
 def next_token_sums(policy: Policy, batch: ArrayBatch) -> LossSums:

@@ -2,12 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from bit_axon.training.orpo_loss import log_odds, orpo_loss
-
 from bit_axon.backend import mx
 from bit_axon.models.policy import ArrayBatch, Policy
 from bit_axon.schema import Positive, options
 from bit_axon.training.methods.base import ExampleKind, LossSums
+from bit_axon.training.orpo_loss import log_odds, orpo_loss
 
 
 @options
