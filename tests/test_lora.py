@@ -26,6 +26,7 @@ from bit_axon.backend import mx
 from bit_axon.errors import BitAxonError, ConfigError
 from bit_axon.training.dora import DoRALinear
 from bit_axon.training.lora import LORA_EXCLUDED_NAMES, LORA_EXCLUDED_PATHS, LoRALinear, apply_lora_to_model
+from bit_axon.training.targets import walk
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -209,6 +210,9 @@ def test_apply_refuses_what_cannot_work() -> None:
     model = tiny_qwen2()
     with pytest.raises(ConfigError, match=r"'q_prj'.*Did you mean 'q_proj'"):
         apply_lora_to_model(model, targets=("q_prj",))
-    apply_lora_to_model(model, rank=2)
+    untrained = apply_lora_to_model(model, rank=2)
+    assert apply_lora_to_model(model, rank=4, use_dora=True) == untrained
+    layer = next(m for _, m in walk(model) if "lora_b" in m)
+    layer.lora_b = layer.lora_b + 0.1
     with pytest.raises(ConfigError, match="without adapters"):
         apply_lora_to_model(model, rank=2)

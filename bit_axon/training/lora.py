@@ -7,7 +7,7 @@ from bit_axon.quantization.linear import AnyLinear, float_linear, linear_dims, w
 from bit_axon.training.config import DEFAULT_LORA_TARGETS
 from bit_axon.training.dora import DoRALinear
 from bit_axon.training.lowrank import adapted_weight, add_low_rank, fused_dtype, initial_factors
-from bit_axon.training.targets import find_linears, matching_suffix, replace_at, require_matches
+from bit_axon.training.targets import find_linears, matching_suffix, replace_at, require_matches, walk
 
 __all__ = [
     "DEFAULT_LORA_TARGETS",
@@ -122,8 +122,10 @@ def apply_lora_to_model(
         The dotted paths of the wrapped layers, block by block.
 
     Raises:
-        ConfigError: nothing matches, or the model has adapters already.
+        ConfigError: nothing matches, or the model has trained adapters already. Adapters that were
+            never trained (`lora_b` is zero) are replaced.
     """
+    _remove_untrained(model)
     found = {path: linear for path, linear in find_linears(model).items() if not is_excluded(path)}
     chosen = {path: linear for path, linear in found.items() if matching_suffix(path, targets)}
     require_matches(chosen, targets, found)
@@ -131,3 +133,9 @@ def apply_lora_to_model(
     kind = DoRALinear if use_dora else LoRALinear
     replace_at(model, {path: kind.from_base(linear, rank, dropout, scale) for path, linear in chosen.items()})
     return list(chosen)
+
+
+def _remove_untrained(model: nn.Module) -> None:
+    layers = {path: m for path, m in walk(model) if isinstance(m, LoRALinear | DoRALinear)}
+    if not any(mx.any(layer.lora_b != 0).item() for layer in layers.values()):
+        replace_at(model, {path: layer.linear for path, layer in layers.items()})

@@ -1,0 +1,146 @@
+"""The training guide's code samples, run as they stand there with a small model and fewer steps."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from bit_axon.backend import mx
+from bit_axon.models.loading import load_base
+from bit_axon.schema import ModelConfig, TrainingOptions
+from bit_axon.tokenizer import QwenTokenizerWrapper
+from bit_axon.training import SFTDataset, Trainer, TrainingConfig, apply_lora_to_model
+from bit_axon.training.optimizers import build_optimizer
+
+GUIDE = ROOT.parent / "shared" / "spec" / "training_guide.txt"
+pytestmark = pytest.mark.skipif(not GUIDE.is_file(), reason="the guide's text is not here")
+
+SHRUNK = {
+    "max_steps=2000": "max_steps=4",
+    "max_steps=5000": "max_steps=4",
+    "save_every=500": "save_every=2",
+    "eval_every=500": "eval_every=2",
+}
+
+
+def sample(first: str, last: str, number: int = 0) -> str:
+    """The lines of the guide from the one that starts with `first` to the one that starts with `last`.
+
+    The text has lost its indentation: what follows a `for` line is inside it, up to a line that assigns
+    to `final`.
+    """
+    lines = GUIDE.read_text().splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith(first)]
+    begin = starts[number]
+    end = next(i for i in range(begin, len(lines)) if lines[i].startswith(last))
+    code, depth = [], 0
+    for line in lines[begin : end + 1]:
+        depth = 0 if line.startswith("final") else depth
+        code.append("    " * depth + line)
+        depth += line.endswith(":")
+    text = "\n".join(code)
+    for old, new in SHRUNK.items():
+        text = text.replace(old, new)
+    return text
+
+
+@pytest.fixture
+def names(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the samples take for granted, and the files they read, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    lines = (
+        '{{"messages": [{{"role": "user", "content": "Add {0} and 1."}}, '
+        '{{"role": "assistant", "content": "{1}"}}]}}\n'
+    )
+    Path("train.jsonl").write_text("".join(lines.format(n, n + 1) for n in range(12)))
+    pair = '{{"prompt": "Add {0} and 1.", "chosen": "{1}", "rejected": "{2}"}}\n'
+    Path("prefs.jsonl").write_text("".join(pair.format(n, n + 1, n + 2) for n in range(12)))
+    tokenizer = QwenTokenizerWrapper(tiny_model)
+    model = load_base(ModelConfig(path=str(tiny_model)), seed=0).model
+    return {"model": model, "tokenizer": tokenizer, "cooling": None, "mx": mx}
+
+
+def test_applying_adapters(names: dict[str, Any]) -> None:
+    last = "wrapped = apply_lora_to_model(model, rank=8, dropout=0.0, scale=20.0, use_dora=False)"
+    exec(sample("from bit_axon.training.lora import apply_lora_to_model", last), names)
+    assert len(names["wrapped"]) == 14 and "model.layers.1.mlp.down_proj" in names["wrapped"]
+
+
+def test_packing(names: dict[str, Any]) -> None:
+    seen: list[Any] = []
+    names |= {"dataset": SFTDataset("train.jsonl", names["tokenizer"]), "process": seen.append}
+    exec(sample("from bit_axon.training.packing", "final = packer.flush()"), names)
+    assert names["final"].token_ids.shape == (2048,) and names["final"].loss_mask.sum() > 0
+
+
+def test_running_orpo(names: dict[str, Any]) -> None:
+    apply_lora_to_model(names["model"], use_dora=True)
+    exec(sample("from bit_axon.training.config import TrainingConfig", "result = trainer.train()"), names)
+    wanted = "step loss grad_norm chosen_reward rejected_reward reward_margin reward_accuracy"
+    assert set(wanted.split()) <= set(names["result"])
+    assert names["result"]["step"] == 4
+
+
+def test_orpo_example(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    apply_lora_to_model(names["model"], use_dora=True)
+    exec(sample("from bit_axon.training.config import TrainingConfig", 'print(f"Reward accuracy', 2), names)
+    assert re.search(r"Reward margin: -?\d\.\d{4}\nReward accuracy: [01]\.\d\d", capsys.readouterr().out)
+    assert Path("checkpoints/step_00000004/training_state.json").is_file()
+
+
+def test_training_config(names: dict[str, Any]) -> None:
+    exec(sample("from bit_axon.training.config import TrainingConfig", "seed=42", 1) + "\n)", names)
+    assert names["config"] == TrainingConfig(save_every=2, eval_every=2)
+
+
+def test_manual_adapters(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    names["existing_linear"] = mx_linear()
+    exec(sample("from bit_axon.training.lora import apply_lora_to_model, LoRALinear", "fused_linear"), names)
+    assert "Wrapped 14 layers" in capsys.readouterr().out
+    assert names["fused_linear"].weight.shape == (24, 16)
+
+
+def mx_linear() -> Any:
+    import mlx.nn as nn
+
+    return nn.Linear(16, 24)
+
+
+def test_checkpoints(names: dict[str, Any]) -> None:
+    model = names["model"]
+    apply_lora_to_model(model)
+    names["optimizer"] = build_optimizer(TrainingOptions(), model)
+    exec(sample("from bit_axon.training.checkpoint import (", "save_adapter_only(model"), names)
+    assert (names["step"], names["loss"]) == (1500, 1.23)
+    assert names["latest"] == Path("checkpoints/step_00001500") and Path("my_adapter.safetensors").is_file()
+
+
+def test_caching(names: dict[str, Any]) -> None:
+    seen: list[Any] = []
+    names["train_step"] = lambda ids, mask: seen.append((ids, mask))
+    exec(sample("from bit_axon.training.data import SFTDataset, CacheDataset", "train_step", 1), names)
+    assert len(seen) == 12
+
+
+def test_the_full_example(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """Parts 2, 3, 4 and 6 of the sample; its model and its thermal parts come later."""
+    text = sample("# 2. Apply DoRA adapters", 'print(f"Step {result')
+    kept = [line for line in text.splitlines() if not re.search("ThermalPolicy|CoolingScheduler", line)]
+    text = "\n".join(kept).replace("Qwen/Qwen2.5-3B", names["tokenizer"].name)
+    text = text.replace("data.json", "train.jsonl").replace("val.json", "train.jsonl")
+    from bit_axon.training.data import CacheDataset
+
+    given = (apply_lora_to_model, QwenTokenizerWrapper, SFTDataset, CacheDataset, TrainingConfig, Trainer)
+    exec(text, names | {thing.__name__: thing for thing in given})
+    assert "Step 4: loss=" in capsys.readouterr().out
+
+
+def test_a_second_trainer_resumes(names: dict[str, Any]) -> None:
+    model, dataset = names["model"], SFTDataset("train.jsonl", names["tokenizer"])
+    apply_lora_to_model(model, use_dora=True)
+    config = TrainingConfig(max_steps=4, warmup_steps=1, save_every=2, output_dir="here", lora_dropout=0.0)
+    first = Trainer(model, config, dataset).train()
+    again = Trainer(model, config, dataset).train()
+    assert again == first
