@@ -1,21 +1,25 @@
 """From Hydra's composed config to the run's checked config, and Hydra's errors in plain words."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bit_axon.errors import ConfigError, problem
+from bit_axon.errors import ConfigError, nearest, problem
 from bit_axon.files import data_dir, outputs_dir
 from bit_axon.schema import RunConfig
 
-CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
-_KEY = re.compile(r"Could not (?:override|append to|delete) (?:config)?\.? ?'?([^'\n]+)'?")
+CONFIG_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+_KEY = re.compile(r"Could not (?:override|append|delete)[^']*'([^'\n]+)'")
+_THERE_ALREADY = re.compile(r"'([^'\n]+)'[^']*(?:is|already) (?:already in|at)|already at '([^'\n]+)'")
+_AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^\n]+)'")
+_MISSING_OPTION = re.compile(r"In '([^']+)': Could not (?:find|load) '([^']+)'|primary config '([^']+)'")
 _PATH_KEYS = (("data", "train"), ("data", "valid"), ("model", "path"), ("model", "chat_template"))
 
 
@@ -30,8 +34,10 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("bit_axon_slug", _slug, replace=True)
 
 
-def _slug(name: str) -> str:
+def _slug(name: str | None) -> str:
     """A folder name: letters, digits, dot, underscore, hyphen."""
+    if name is None:
+        return "run"
     return re.sub(r"[^\w.-]+", "-", str(name)).strip("-.")[:80] or "run"
 
 
@@ -50,16 +56,16 @@ def plain_values(config: DictConfig) -> dict[str, Any]:
     for group, key in _PATH_KEYS:
         node = plain.get(group)
         if isinstance(node, dict) and key in node:
-            node[key] = _absolute(node[key])
+            node[key] = absolute(node[key])
     return plain
 
 
-def _absolute(value: Any) -> Any:
+def absolute(value: Any) -> Any:
     """A local path that exists, made independent of the current folder; anything else as it is."""
     if isinstance(value, list):
-        return [_absolute(item) for item in value]
+        return [absolute(item) for item in value]
     if isinstance(value, Mapping) and "path" in value:
-        return {**value, "path": _absolute(value["path"])}
+        return {**value, "path": absolute(value["path"])}
     if (
         isinstance(value, str)
         and len(value) < 1000
@@ -71,46 +77,106 @@ def _absolute(value: Any) -> Any:
 
 
 def explained(error: Exception) -> ConfigError:
-    """Hydra's or OmegaConf's error as one message with a remedy."""
-    if isinstance(error, MissingConfigException) and error.options is not None:
+    """Hydra's, OmegaConf's or YAML's error as one message with a remedy."""
+    if isinstance(error, yaml.YAMLError):
+        return _broken_yaml(error)
+    if isinstance(error, MissingConfigException):
         return _unknown_option(error)
     if isinstance(error, OverrideParseException):
         got = f"'{error.override}', which cannot be read"
         return ConfigError(problem("overrides as key=value", got, "Quote values with commas or spaces."))
     text = str(error).strip()
-    key = _KEY.search(text)
-    if key:
-        return unknown_key(key.group(1).strip().lstrip("+~").partition("=")[0])
+    for pattern, explain in ((_AMBIGUOUS, _several), (_THERE_ALREADY, _there_already), (_KEY, unknown_key)):
+        if found := pattern.search(text):
+            return explain(next(group for group in found.groups() if group))
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause is not error:
         return explained(cause)
+    key = str(error.full_key or "") if isinstance(error, OmegaConfBaseException) else ""
+    remedy = "Correct the file or the override."
+    first = text.splitlines()[0] if text else type(error).__name__
     return ConfigError(
-        problem("a config that composes", text.splitlines()[0], "Correct the file or override.")
+        problem("a config that composes", first, remedy, where=key or None), [key] if key else []
+    )
+
+
+def _broken_yaml(error: yaml.YAMLError) -> ConfigError:
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    reason = error.problem if isinstance(error, yaml.MarkedYAMLError) and error.problem else str(error)
+    where = f"{mark.name}:{mark.line + 1}" if mark else None
+    return ConfigError(
+        problem("YAML, keys and values as `key: value`", reason, "Correct that line.", where=where)
+    )
+
+
+def _several(override: str) -> ConfigError:
+    remedy = "Add -m to run each of them, or quote a value that holds commas: 'key=\"a,b\"'."
+    return ConfigError(problem("one value", f"'{override}', which is several", remedy))
+
+
+def _there_already(key: str) -> ConfigError:
+    key = _bare(key)
+    return ConfigError(
+        problem("a new key behind +", f"'{key}', which is there", f"Leave out the +: {key}=VALUE.")
     )
 
 
 def _unknown_option(error: MissingConfigException) -> ConfigError:
-    from_file = str(error.missing_cfg_file)
-    group, _, name = from_file.rpartition("/")
-    options = [str(option) for option in error.options or ()]
+    """A file of a defaults list that is not there: asked for by an override, or by another file."""
+    found = _MISSING_OPTION.search(str(error))
+    parent, wanted_file, primary = found.groups() if found else (None, None, None)
+    group, _, name = str(wanted_file or primary or error.missing_cfg_file).rpartition("/")
+    options = [str(option) for option in error.options or ()] or _options(group)
     wanted = f"an option of '{group}'" if group else "a config"
-    return ConfigError(problem(wanted, f"'{name}'", nearest_of(name, options), where=f"{group}={name}"))
+    where = f"defaults of {parent}.yaml" if parent not in (None, "config") else f"{group}={name}".lstrip("=")
+    return ConfigError(problem(wanted, f"'{name}'", nearest(name, options), where=where))
+
+
+def _options(group: str) -> list[str]:
+    return [path.stem for path in Path(conf_dir(), group).glob("*.yaml")]
 
 
 def unknown_key(key: str) -> ConfigError:
-    """No such key in the schema: the nearest one there is."""
-    known = known_keys()
-    last = key.rpartition(".")[2]
-    same_leaf = sorted(k for k in known if k.rpartition(".")[2] == last)
-    hint = f"Did you mean '{same_leaf[0]}'?" if same_leaf else nearest_of(key, known)
-    return ConfigError(f"unknown key '{key}'. {hint}")
+    """No such key here: the nearest one there is."""
+    key = _bare(key)
+    if key.startswith("hydra."):
+        return ConfigError(
+            f"unknown key '{key}'. Hydra's own keys: python -m bit_axon.run --cfg hydra", [key]
+        )
+    if Path(conf_dir(), key).is_dir():
+        wanted = f"'{key}', a group that is not chosen by default, behind a +"
+        return ConfigError(problem(wanted, key, f"Write +{key}=NAME. {nearest('', _options(key))}"))
+    if key in known_keys():
+        parent, _, leaf = key.rpartition(".")
+        remedy = f"Write {parent}={{{leaf}: VALUE}}; the keys left out have their defaults."
+        return ConfigError(problem(f"a value for {parent}", f"{key}, while {parent} is null", remedy))
+    owners = [name for name in _options("method") if key in _method_keys(name)]
+    if owners:
+        return ConfigError(
+            problem("a key of the chosen method", f"'{key}'", f"It belongs to method={owners[0]}.")
+        )
+    return ConfigError(f"unknown key '{key}'. {_nearest_key(key)}", [key])
 
 
-def nearest_of(name: str, known: Sequence[str]) -> str:
-    """The nearest name, or the list of a few."""
-    from bit_axon.validation import nearest
+def _bare(key: str) -> str:
+    return key.strip().lstrip("+~").partition("=")[0]
 
-    return nearest(name, known)
+
+def _nearest_key(key: str) -> str:
+    methods = [found for name in _options("method") for found in _method_keys(name)]
+    known = [*known_keys(), *methods]
+    parent, _, leaf = key.rpartition(".")
+    same_leaf = sorted(k for k in known if k.rpartition(".")[2] == leaf)
+    if same_leaf:
+        return f"Did you mean '{same_leaf[0]}'?"
+    beside = [k for k in known if k.rpartition(".")[0] == parent] or [k for k in known if "." not in k]
+    close = nearest(key, known)
+    return close if close.startswith("Did") else nearest(key, beside)
+
+
+def _method_keys(name: str) -> list[str]:
+    values = yaml.safe_load(Path(conf_dir(), "method", f"{name}.yaml").read_text(encoding="utf-8"))
+    return [f"method.{key}" for key in values]
 
 
 def known_keys() -> list[str]:

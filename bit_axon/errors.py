@@ -13,6 +13,12 @@
 A message says what was wanted, what was got and what to do, in that order.
 """
 
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Final
+
+_LISTED: Final = 12  # names in a message
+
 
 class BitAxonError(Exception):
     """Base of all errors raised on purpose; its text is shown to the user as it is."""
@@ -27,7 +33,15 @@ class UserError(BitAxonError):
 
 
 class ConfigError(UserError):
-    """A config key, value or combination is wrong."""
+    """A config key, value or combination is wrong.
+
+    Attributes:
+        keys: the dotted keys it is about, so that the command can say where their values were set.
+    """
+
+    def __init__(self, text: str, keys: Sequence[str] = ()):
+        super().__init__(text)
+        self.keys = tuple(keys)
 
 
 class DataError(UserError):
@@ -59,4 +73,14 @@ class ThermalShutdownError(BitAxonError):
 def problem(wanted: str, got: str, remedy: str, *, where: str | None = None) -> str:
     """One message in the order a reader needs it: where, what was wanted, what was got, what to do."""
     place = f"{where}: " if where else ""
-    return f"{place}wanted {wanted}; got {got}. {remedy}"
+    return f"{place}wanted {wanted}; got {got.rstrip('.')}. {remedy}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`Did you mean 'x'?` or the list of what there is."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"There is: {', '.join(names[:_LISTED])}{more}."

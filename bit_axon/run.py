@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from bit_axon.cli.failures import report_failure
 from bit_axon.composition import CONFIG_ERRORS, conf_dir, explained, plain_values, register_resolvers
-from bit_axon.errors import BitAxonError, StorageError, problem
+from bit_axon.errors import BitAxonError, ConfigError, StorageError, problem
+from bit_axon.origins import composed_files, origin
 
 STARTED = time.perf_counter()
 _RESUME = "resume="
@@ -25,21 +27,22 @@ _RESUME = "resume="
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the arguments ask for and returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    # Tags have no fixed names, so Hydra would ask for a + before each.
-    arguments = [f"++{a}" if a.startswith("tags.") else a for a in given]
     try:
+        arguments = _in_hydras_order(given)
         folder = _run_to_resume(arguments)
         return _compose_and_run(arguments) if folder is None else _resume(folder, arguments)
     except CONFIG_ERRORS as error:
-        return _tell(explained(error))
-    except BitAxonError as error:
-        return _tell(error)
-    except Exception as error:
+        return report_failure(explained(error))
+    except (Exception, KeyboardInterrupt) as error:
         return report_failure(error)
 
 
-def _tell(error: BitAxonError) -> int:
-    return report_failure(error)
+def _in_hydras_order(given: Sequence[str]) -> list[str]:
+    """Overrides first: Hydra's parser refuses an override behind a flag that follows another override."""
+    overrides = [a for a in given if "=" in a and not a.startswith("-")]
+    flags = [a for a in given if "=" not in a or a.startswith("-")]
+    # Tags have no fixed names, so Hydra would ask for a + before each.
+    return [*(f"++{a}" if a.startswith("tags.") else a for a in overrides), *flags]
 
 
 def _run_to_resume(arguments: Sequence[str]) -> str | None:
@@ -69,40 +72,64 @@ def _compose_and_run(arguments: Sequence[str]) -> int:
     saved, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
         entry()
+    except CONFIG_ERRORS:  # some are OSErrors too
+        raise
     except OSError as error:
-        raise StorageError(
-            problem("a writable outputs folder", str(error), "Set BIT_AXON_OUTPUTS.")
-        ) from error
+        raise _unwritable(error) from error
     finally:
         sys.argv = saved
     return max(exit_codes, default=0)
 
 
 def _job(config: DictConfig) -> tuple[int, float | None]:
-    """One run; an error of the user or the run becomes a message and an exit code."""
+    """One run; whatever goes wrong in it becomes a message and an exit code, here, before Hydra sees it."""
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     try:
-        from bit_axon.experiment import exit_code
-        from bit_axon.launch import execute
-        from bit_axon.provenance import Command
-
-        command = Command(
-            argv=tuple(sys.argv),
-            choices={str(group): option for group, option in settings.runtime.choices.items()},
-            overrides=tuple(settings.overrides.task),
-        )
-        values = plain_values(config)
-        result = execute(
-            values, folder, command, on_ready=lambda: _save_hydra_files(folder, config, settings)
-        )
-        return exit_code(result), result.get("eval_loss_best")
+        return _run_one(config, settings, folder)
     except CONFIG_ERRORS as error:
-        _remove_if_empty(folder)
-        return _tell(explained(error)), None
+        failure: BaseException = _with_origins(explained(error), settings)
+    except ConfigError as error:
+        failure = _with_origins(error, settings)
     except BitAxonError as error:
-        _remove_if_empty(folder)
-        return _tell(error), None
+        failure = error
+    except OSError as error:
+        failure = _unwritable(error)
+    except (Exception, KeyboardInterrupt) as error:
+        failure = error
+    _remove_if_empty(folder)
+    return report_failure(failure), None
+
+
+def _run_one(config: DictConfig, settings: Any, folder: Path) -> tuple[int, float | None]:
+    from bit_axon.experiment import exit_code
+    from bit_axon.launch import execute
+    from bit_axon.provenance import Command
+
+    command = Command(
+        argv=tuple(sys.argv),
+        choices={str(group): option for group, option in settings.runtime.choices.items()},
+        overrides=tuple(settings.overrides.task),
+    )
+    values = plain_values(config)
+    result = execute(values, folder, command, on_ready=lambda: _save_hydra_files(folder, config, settings))
+    return exit_code(result), result.get("eval_loss_best")
+
+
+def _with_origins(error: ConfigError, settings: Any) -> ConfigError:
+    """The message, and for each key it is about the override or the line of a file that set it."""
+    loader = GlobalHydra.instance().config_loader()
+    overrides = list(settings.overrides.task)
+    files = composed_files(loader, settings.job.config_name, overrides)
+    found = [origin(key, files, overrides, settings.runtime.choices) for key in error.keys]
+    return ConfigError("\n  ".join([str(error), *(line for line in found if line)]), error.keys)
+
+
+def _unwritable(error: OSError) -> StorageError:
+    place = f"{error.filename}: " if error.filename else ""
+    reason = f"{place}{(error.strerror or str(error)).lower()}"
+    remedy = "Free some space, make the folder writable, or set BIT_AXON_OUTPUTS to another one."
+    return StorageError(problem("a writable outputs folder", reason, remedy))
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -25,7 +25,7 @@ T = TypeVar("T")
 def options(cls: type[T]) -> type[T]:
     """A frozen dataclass that `validation.check` fills strictly: no unknown key, no converted type."""
     made = dataclass(frozen=True)(cls)
-    made.__pydantic_config__ = {"strict": True, "extra": "forbid"}  # type: ignore[attr-defined]
+    made.__pydantic_config__ = {"strict": True, "extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
     return made
 
 
