@@ -1,33 +1,23 @@
 """Starts a composed run: checks it, prepares it, and runs it with console and tracking attached."""
 
-import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bit_axon.cli.console import ConsoleObserver
-from bit_axon.errors import ConfigError, problem
-from bit_axon.experiment import exit_code, run_experiment
-from bit_axon.preparation import prepare
+from bit_axon.data.sources import SourceDigest
+from bit_axon.errors import DataError, ModelError, problem
+from bit_axon.experiment import run_experiment
+from bit_axon.preparation import Prepared, prepare
 from bit_axon.provenance import Command
 from bit_axon.run_directory import RunDirectory
 from bit_axon.schema import RunConfig
 from bit_axon.stopping import StopRequest
+from bit_axon.tracking.location import absolute_uri
 from bit_axon.tracking.writer import TrackingWriter
 from bit_axon.training.records import EvaluationRecord, StepRecord
 from bit_axon.validation import check
-
-# What may differ when a run goes on: nothing here changes what is learned.
-_FREE_ON_RESUME = (
-    "resume",
-    "name",
-    "tracking.",
-    "thermal.",
-    "training.max_minutes",
-    "training.keep_checkpoints",
-)
 
 
 class RunReporter:
@@ -87,10 +77,14 @@ def execute(
     """
     started = time.perf_counter()
     config = check(RunConfig, values)
+    if config.tracking.enabled:
+        absolute_uri(config.tracking.uri)  # a wrong one is told before a model is loaded
     directory = RunDirectory(run_dir)
     if not resume:
         directory.refuse_if_used()
     prepared = prepare(config)
+    if resume:
+        _refuse_other_inputs(prepared, directory.read_repro())
     with ConsoleObserver(eval_every=config.training.eval_every) as console:
         tracking = _tracking(config, run_dir, console)
         try:
@@ -111,79 +105,29 @@ def execute(
                 tracking.close()
 
 
+def _refuse_other_inputs(prepared: Prepared, repro: Mapping[str, Any]) -> None:
+    """A run goes on with the data and the model it began with, or not at all."""
+    remedy = "Put the old content back to continue that run, or start a new run without resume=."
+    now = {"train": prepared.train.files, "valid": prepared.valid.files if prepared.valid else ()}
+    for split, files in now.items():
+        if place := _changed_file(repro["data"][split], files):
+            raise DataError(problem("the rows the run was started with", "others", remedy, where=place))
+    found = {"model": prepared.base.digest, "tokenizer": prepared.tokenizer.digest}
+    for name, digest in found.items():
+        if repro[name]["digest"] != digest:
+            place = str(prepared.base.folder)
+            raise ModelError(problem(f"the {name} the run was started with", "another", remedy, where=place))
+
+
+def _changed_file(recorded: Sequence[Mapping[str, Any]], files: Sequence[SourceDigest]) -> str | None:
+    """The first file whose content is not what it was, if there is one."""
+    old = {file["path"]: file["sha256"] for file in recorded}
+    new = {file.path: file.sha256 for file in files}
+    return next((path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)), None)
+
+
 def _tracking(config: RunConfig, run_dir: Path, console: ConsoleObserver) -> TrackingWriter | None:
     options = config.tracking
     if not options.enabled:
         return None
     return TrackingWriter(run_dir, options.uri, options.experiment, say=console.on_message)
-
-
-def resume_run(run_dir: Path, overrides: Sequence[str]) -> int:
-    """Continues a run in place with its saved config and returns the exit code.
-
-    Raises:
-        ConfigError: an override differs from the saved config in a key that changes what is learned.
-    """
-    directory = RunDirectory(run_dir)
-    saved = directory.read_config()
-    result = directory.read_result()
-    if result is not None and result["state"] in ("finished", "pruned"):
-        print(f"{run_dir} is {result['state']} already: step {result['step']}, loss {result['loss']:.4f}.")
-        return 0
-    values = _with_free_changes(saved, overrides, run_dir)
-    repro = directory.read_repro()
-    command = Command(tuple(sys.argv), repro["choices"], tuple(repro["overrides"]))
-    return exit_code(execute(values, run_dir, command, resume=True))
-
-
-def _with_free_changes(saved: Mapping[str, Any], overrides: Sequence[str], run_dir: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(json.dumps(saved))
-    differing: list[str] = []
-    for override in overrides:
-        key, _, text = override.lstrip("+").partition("=")
-        given = _parsed(text)
-        old = _get(values, key)
-        if old == given:
-            continue
-        if key.startswith(_FREE_ON_RESUME) and old is not _MISSING:
-            _set(values, key, given)
-        else:
-            differing.append(f"{key}: saved {_shown(old)}, given {_shown(given)}")
-    if differing:
-        raise ConfigError(
-            problem(
-                f"the config {run_dir} was started with",
-                "; ".join(differing),
-                "Leave these out to continue that run, or start a new run without resume=.",
-            )
-        )
-    return values
-
-
-_MISSING = object()
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None if text == "null" else text
-
-
-def _get(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        if not isinstance(values, dict) or part not in values:
-            return _MISSING
-        values = values[part]
-    return values
-
-
-def _set(values: Any, key: str, value: Any) -> None:
-    *parents, leaf = key.split(".")
-    for part in parents:
-        values = values[part]
-    values[leaf] = value
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is _MISSING else json.dumps(value)

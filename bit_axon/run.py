@@ -51,7 +51,7 @@ def _run_to_resume(arguments: Sequence[str]) -> str | None:
 
 
 def _resume(folder: str, arguments: Sequence[str]) -> int:
-    from bit_axon.launch import resume_run
+    from bit_axon.resuming import resume_run
 
     overrides = [a for a in arguments if not a.startswith((_RESUME, "-"))]
     return resume_run(Path(folder), overrides)
@@ -102,7 +102,7 @@ def _job(config: DictConfig) -> tuple[int, float | None]:
 
 
 def _run_one(config: DictConfig, settings: Any, folder: Path) -> tuple[int, float | None]:
-    from bit_axon.experiment import exit_code
+    from bit_axon.outcome import exit_code
     from bit_axon.launch import execute
     from bit_axon.provenance import Command
 

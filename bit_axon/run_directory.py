@@ -132,16 +132,27 @@ class RunDirectory:
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl: what happened, when, at which step; nothing else on the training thread."""
+    """Appends to metrics.jsonl: what happened, when, at which step; nothing else on the training thread.
+
+    Raises:
+        StorageError: the file cannot be opened.
+    """
 
     def __init__(self, path: Path):
         self._path = path
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
-        if self._file.tell() and not path.read_bytes().endswith(b"\n"):
-            self._file.write("\n")  # a line torn by a kill stays a line of its own
+        try:
+            # Unbuffered: what a full disk refused is not tried again when the file is closed.
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open as long as the run
+            self._torn = self._file.tell() > 0 and not path.read_bytes().endswith(b"\n")
+        except OSError as error:
+            raise storage_error(path, error) from error
 
     def append(self, kind: str, step: int, metrics: Mapping[str, float], text: str | None = None) -> None:
-        """One line; NaN and infinities are written as strings, which JSON has no numbers for."""
+        """One line; NaN and infinities are written as strings, which JSON has no numbers for.
+
+        Raises:
+            StorageError: the line could not be written, or only a part of it.
+        """
         values = {name: value if value - value == 0 else str(value) for name, value in metrics.items()}
         line: dict[str, Any] = {
             "time": time.time_ns() // 1_000_000,
@@ -151,11 +162,19 @@ class MetricsLog:
         }
         if text is not None:
             line["text"] = text
+        self._write(json.dumps(line).encode() + b"\n")
+
+    def _write(self, raw: bytes) -> None:
+        """A line torn by a kill or a full disk stays a line of its own: the next one starts behind it."""
+        rest = b"\n" + raw if self._torn else raw
         try:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            while rest:
+                written = self._file.write(rest)
+                self._torn = True
+                rest = rest[written:]
         except OSError as error:
             raise storage_error(self._path, error) from error
+        self._torn = False
 
     def close(self) -> None:
         """Ends the log."""

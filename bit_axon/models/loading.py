@@ -1,6 +1,6 @@
 """A base model from a local folder, a hub id or the package, quantized at load if asked."""
 
-import importlib
+import importlib.util
 import json
 import math
 from collections.abc import Mapping
@@ -11,12 +11,13 @@ from typing import Any
 import mlx.nn as nn
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from mlx_lm.utils import load_model, quantize_model
+from mlx_lm.utils import MODEL_REMAPPING, load_model, quantize_model
 
 from bit_axon.backend import detect, mx
 from bit_axon.embedded import nano_path
 from bit_axon.errors import ConfigError, ModelError, problem
 from bit_axon.files import digest_of, sha256_file
+from bit_axon.hub import hub_reason
 from bit_axon.schema import ModelConfig, QuantizationConfig
 from bit_axon.validation import nearest
 
@@ -51,6 +52,11 @@ def find_model(path: str, revision: str | None = None) -> Path:
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        got = f"'{path}', which is a file"
+        raise ModelError(
+            problem("a model folder or hub id", got, f"Give its folder: {folder.parent}.", where="model.path")
+        )
     if folder.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
         beside = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
         hint = nearest(folder.name, beside) if beside else "Give a folder that holds config.json."
@@ -60,11 +66,10 @@ def find_model(path: str, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             problem(
                 f"to load '{path}' as a folder or from the hub",
-                reason,
+                hub_reason(error),
                 "Check the name and the network, or give a local folder.",
                 where="model.path",
             )
@@ -85,8 +90,9 @@ def load_base(config: ModelConfig, *, seed: int) -> BaseModel:
         ConfigError: the quantization does not fit the layers.
     """
     folder = find_model(config.path, config.revision)
+    check_model_folder(config, folder)
     settings = read_model_config(folder)
-    model = _random_model(settings, seed) if config.init == "random" else _pretrained_model(folder)
+    model = _random_model(folder, settings, seed) if config.init == "random" else _pretrained_model(folder)
     dtype = config.dtype or detect().default_dtype
     model.set_dtype(getattr(mx, dtype))
     if config.quantization:
@@ -94,6 +100,25 @@ def load_base(config: ModelConfig, *, seed: int) -> BaseModel:
     model.eval()
     mx.eval(model.parameters())
     return BaseModel(model, folder, settings, model_digest(folder), dtype, _count(model))
+
+
+def check_model_folder(config: ModelConfig, folder: Path) -> None:
+    """The cheap checks, before data is tokenised: config.json, its architecture, and that weights are there.
+
+    Raises:
+        ModelError: the folder cannot be loaded.
+    """
+    settings = read_model_config(folder)
+    name = str(settings["model_type"])
+    if importlib.util.find_spec(f"mlx_lm.models.{MODEL_REMAPPING.get(name, name)}") is None:
+        where = str(folder / "config.json")
+        raise ModelError(
+            problem("an architecture of mlx-lm", f"'{name}'", "Choose another model.", where=where)
+        )
+    if config.init == "pretrained" and not any(folder.glob("model*.safetensors")):
+        raise ModelError(
+            problem("model*.safetensors", "none", "Download the weights again.", where=str(folder))
+        )
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
@@ -130,26 +155,35 @@ def _pretrained_model(folder: Path) -> nn.Module:
             problem("model*.safetensors", "none", "Download the weights again.", where=str(folder))
         ) from None
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            problem(
-                "weights and a config that mlx-lm can load",
-                reason,
-                "A truncated file has to be downloaded again; an architecture mlx-lm lacks cannot be used.",
-                where=str(folder),
-            )
-        ) from None
+        _refuse_damaged(folder)
+        remedy = "Download config.json and the weights again: they do not belong together."
+        raise _unloadable(folder, error, remedy) from None
 
 
-def _random_model(settings: Mapping[str, Any], seed: int) -> nn.Module:
-    try:
-        architecture = importlib.import_module(f"mlx_lm.models.{settings['model_type']}")
-    except ModuleNotFoundError:
-        raise ModelError(
-            problem("an architecture of mlx-lm", f"'{settings['model_type']}'", "Choose another model.")
-        ) from None
+def _refuse_damaged(folder: Path) -> None:
+    """Names the weight file that is cut short, if one is."""
+    for file in sorted(folder.glob("model*.safetensors")):
+        try:
+            mx.load(str(file), format="safetensors")  # reads the header alone
+        except (RuntimeError, ValueError) as error:
+            remedy = "The file is damaged or was cut short; download it again."
+            raise _unloadable(file, error, remedy) from None
+
+
+def _unloadable(place: Path, error: Exception, remedy: str) -> ModelError:
+    text = str(error).strip()
+    reason = text.splitlines()[0] if text else type(error).__name__
+    return ModelError(problem("weights and a config that mlx-lm can load", reason, remedy, where=str(place)))
+
+
+def _random_model(folder: Path, settings: Mapping[str, Any], seed: int) -> nn.Module:
+    name = str(settings["model_type"])
+    architecture = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(name, name)}")
     mx.random.seed(seed)
-    return architecture.Model(architecture.ModelArgs.from_dict(dict(settings)))
+    try:
+        return architecture.Model(architecture.ModelArgs.from_dict(dict(settings)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unloadable(folder / "config.json", error, "Correct the file, or download it again.") from None
 
 
 def _quantize(model: nn.Module, settings: dict[str, Any], wanted: QuantizationConfig) -> nn.Module:

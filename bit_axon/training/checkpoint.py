@@ -89,6 +89,14 @@ def load_checkpoint(
         ModelError: a file is missing or damaged, or belongs to another model or adapter.
     """
     folder = Path(checkpoint)
+    try:
+        return _restore(model, optimizer, folder)
+    except ModelError as error:
+        hint = f"To go on from the checkpoint before it, delete {folder}."
+        raise ModelError(f"{error}\n  {hint}") from None
+
+
+def _restore(model: nn.Module, optimizer: optim.Optimizer, folder: Path) -> tuple[int, float]:
     state = read_state(folder)
     load_adapter(model, folder / ADAPTERS)
     arrays = load_tensors(folder / OPTIMIZER)
@@ -110,13 +118,15 @@ def load_checkpoint(
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The checkpoint's training_state.json."""
     file = checkpoint / STATE
+    remedy = "The file is damaged; copy the checkpoint again."
     try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            problem("a readable checkpoint", str(error), "Delete this checkpoint; an older one is used.")
-        ) from None
-    return dict(state)
+        state = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(problem("a readable checkpoint", str(error), remedy, where=str(file))) from None
+    if not {"step", "loss"} <= state.keys():
+        got = f"keys {', '.join(state) or 'none'}"
+        raise ModelError(problem("a checkpoint's step and loss", got, remedy, where=str(file)))
+    return state
 
 
 def save_adapter_only(model: nn.Module, path: str | Path) -> None:
