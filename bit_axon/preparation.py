@@ -8,13 +8,13 @@ from bit_axon.backend import detect
 from bit_axon.data.examples import Example, PairExample
 from bit_axon.data.loading import EncodedSet, PromptRow, load_examples, load_prompts
 from bit_axon.data.sources import Source, files_of, is_embedded, is_hub, parse_sources
-from bit_axon.errors import ConfigError, ModelError, problem
+from bit_axon.errors import ConfigError, DataError, ModelError, problem
 from bit_axon.files import outputs_dir
-from bit_axon.models.loading import BaseModel, find_model, load_base
+from bit_axon.models.loading import BaseModel, check_model_folder, find_model, load_base
 from bit_axon.models.policy import Policy, packing_is_exact
 from bit_axon.schema import RunConfig
 from bit_axon.tokenizer import QwenTokenizerWrapper
-from bit_axon.training.adapters import AttachedAdapter, attach_adapter, resolve_scale
+from bit_axon.training.adapters import AttachedAdapter, attach_adapter, check_adapter_name, resolve_scale
 from bit_axon.training.collate import PairBatchPlan, TokenBatchPlan
 from bit_axon.training.loop import LoopLimits
 from bit_axon.training.methods import Method, build_method
@@ -53,6 +53,7 @@ def prepare(config: RunConfig) -> Prepared:
     _check_before_loading(config)
     train_sources, valid_sources = _sources(config)
     folder = find_model(config.model.path, config.model.revision)
+    check_model_folder(config.model, folder)
     tokenizer = QwenTokenizerWrapper(folder, config.model.chat_template)
     train = _encode(config, method, tokenizer, train_sources)
     valid = _encode(config, method, tokenizer, valid_sources) if valid_sources else None
@@ -82,6 +83,7 @@ def prepare(config: RunConfig) -> Prepared:
 
 
 def _check_before_loading(config: RunConfig) -> None:
+    check_adapter_name(config.adapter.name)
     resolve_scale(config.adapter)
     options = config.training
     if (options.max_steps is None) == (options.epochs is None):
@@ -92,7 +94,8 @@ def _check_before_loading(config: RunConfig) -> None:
                 got,
                 "Set the other to null, as in training.epochs=3 training.max_steps=null.",
                 where="training",
-            )
+            ),
+            keys=("training.max_steps", "training.epochs"),
         )
     if options.min_learning_rate > options.learning_rate:
         raise ConfigError(
@@ -101,7 +104,8 @@ def _check_before_loading(config: RunConfig) -> None:
                 f"{options.min_learning_rate:g}",
                 "Lower it.",
                 where="training.min_learning_rate",
-            )
+            ),
+            keys=("training.min_learning_rate", "training.learning_rate"),
         )
     if config.adapter.name == "none" and config.model.quantization is not None:
         raise ConfigError(
@@ -110,7 +114,8 @@ def _check_before_loading(config: RunConfig) -> None:
                 "model.quantization with adapter=none",
                 "Use adapter=lora or dora, or model.quantization=null.",
                 where="adapter",
-            )
+            ),
+            keys=("adapter.name", "model.quantization"),
         )
 
 
@@ -161,6 +166,22 @@ def _check_vocabulary(base: BaseModel, tokenizer: QwenTokenizerWrapper) -> int:
 
 
 def _plan(
+    config: RunConfig,
+    method: Method,
+    tokenizer: QwenTokenizerWrapper,
+    encoded: EncodedSet,
+    packed: bool,
+    *,
+    training: bool,
+) -> Plan:
+    try:
+        return _batches(config, method, tokenizer, encoded, packed, training=training)
+    except DataError as error:
+        names = dict.fromkeys(file.source for file in encoded.files)
+        raise DataError(f"{', '.join(names)}: {error}") from None
+
+
+def _batches(
     config: RunConfig,
     method: Method,
     tokenizer: QwenTokenizerWrapper,

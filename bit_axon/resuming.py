@@ -12,8 +12,8 @@ from hydra.core.override_parser.types import Override
 
 from bit_axon.composition import absolute, unknown_key
 from bit_axon.errors import ConfigError, RunDirectoryError, problem
-from bit_axon.outcome import exit_code
 from bit_axon.launch import execute
+from bit_axon.outcome import exit_code
 from bit_axon.provenance import Command
 from bit_axon.run_directory import CONFIG, RunDirectory
 

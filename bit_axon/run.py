@@ -102,8 +102,8 @@ def _job(config: DictConfig) -> tuple[int, float | None]:
 
 
 def _run_one(config: DictConfig, settings: Any, folder: Path) -> tuple[int, float | None]:
-    from bit_axon.outcome import exit_code
     from bit_axon.launch import execute
+    from bit_axon.outcome import exit_code
     from bit_axon.provenance import Command
 
     command = Command(

@@ -56,6 +56,7 @@ def build_entry(
     folder: Path,
     sources: Iterable[Callable[[], Iterator[Row]]],
     *,
+    name: str,
     kind: ExampleKind,
     format: str,
     encoder: Encoder,
@@ -66,6 +67,7 @@ def build_entry(
     Args:
         folder: exists and is empty.
         sources: each opens the rows of one source.
+        name: of the sources, for messages.
         kind: single sequences or pairs.
         format: a name of `formats.FORMATS`, or `auto`.
         encoder: makes the tokens.
@@ -91,7 +93,7 @@ def build_entry(
     finally:
         for writer in writers:
             writer.abandon()
-    _require_examples(tally, max_seq_len)
+    _require_examples(tally, max_seq_len, name)
     save_entry(folder, tally.counts(), sides)
 
 
@@ -103,7 +105,7 @@ def _cut_rows(
     return [tuple(cut(example, max_seq_len) for example in row) for row in zip(*sides, strict=True)]
 
 
-def _require_examples(tally: _Tally, max_seq_len: int) -> None:
+def _require_examples(tally: _Tally, max_seq_len: int, name: str) -> None:
     if sum(tally.kept):
         return
     if tally.too_long:
@@ -112,6 +114,7 @@ def _require_examples(tally: _Tally, max_seq_len: int) -> None:
                 "a row whose answer starts within data.max_seq_len",
                 f"{tally.rows} rows, none of which fits {max_seq_len} tokens: all too long",
                 "Raise data.max_seq_len, or shorten the prompts.",
+                where=name,
             )
         )
     raise DataError(
@@ -119,5 +122,6 @@ def _require_examples(tally: _Tally, max_seq_len: int) -> None:
             "a row with a token to learn",
             f"{tally.rows} rows, all masked",
             "Check that the answers are not empty, or set data.mask_prompt=false.",
+            where=name,
         )
     )

@@ -37,7 +37,7 @@ def read_hub(source: Source) -> Iterator[Mapping[str, Any]]:
 
 
 def _refuse_unreachable(source: Source) -> None:
-    """Asks the hub once; `load_dataset` would go on asking for half a minute. The cache counts as an answer."""
+    """Asks the hub or its cache once; `load_dataset` would go on asking for half a minute."""
     snapshot_download(source.path, repo_type="dataset", revision=source.revision, allow_patterns=_CARD)
 
 

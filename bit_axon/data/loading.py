@@ -103,7 +103,15 @@ def load_examples(
         new = NewEntry(place)
         with new as folder:
             openers = [partial(read_rows, source) for source in sources]
-            build_entry(folder, openers, kind=kind, format=format, encoder=encoder, max_seq_len=max_seq_len)
+            build_entry(
+                folder,
+                openers,
+                name=", ".join(source.path for source in sources),
+                kind=kind,
+                format=format,
+                encoder=encoder,
+                max_seq_len=max_seq_len,
+            )
             entry = new.publish()
     counts = asdict(entry.counts)
     del counts["kept"]

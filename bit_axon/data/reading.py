@@ -79,7 +79,12 @@ def _digests(source: Source) -> Iterator[SourceDigest]:
         yield SourceDigest(source.path, source.path, sha256, count)
         return
     for path in files_of(source):
-        yield SourceDigest(source.path, str(path), sha256_file(path), _count(path))
+        try:
+            digest = sha256_file(path)
+        except OSError as error:
+            reason, remedy = (error.strerror or str(error)).lower(), "Make it readable, or copy it."
+            raise DataError(problem("a readable data file", reason, remedy, where=str(path))) from None
+        yield SourceDigest(source.path, str(path), digest, _count(path))
 
 
 def _parts(source: Source) -> Iterator[tuple[str, Iterable[tuple[int, Any]]]]:

@@ -4,9 +4,9 @@ from random import Random
 from typing import Final
 
 from bit_axon.embedded.draft import Draft, joined, near, swapped
-from bit_axon.embedded.words import NAMES, THINGS
+from bit_axon.embedded.words import THINGS
 
-DIGITS: Final = range(10)
+DIGITS: Final = range(10)  # single signs: amounts compare as their text does
 
 
 def sorting(rng: Random) -> Draft:
@@ -43,34 +43,37 @@ def smallest(rng: Random) -> Draft:
 
 
 def comparing(rng: Random) -> Draft:
-    """Name the one of two people who has more, or fewer, of something."""
-    (one, other), (many, few) = rng.sample(NAMES, 2), sorted(rng.sample(range(2, 10), 2), reverse=True)
-    things, more = rng.choice(THINGS) + "s", rng.random() < 0.5
-    one_has, other_has = (many, few) if rng.random() < 0.5 else (few, many)
-    prompt = f"{one} has {one_has} {things}, {other} has {other_has}. Who has {'more' if more else 'fewer'}?"
-    answers = (one, other) if (one_has > other_has) == more else (other, one)
+    """Name the larger, or the smaller, of two amounts."""
+    one, other = (
+        f"{amount} {thing}s"
+        for amount, thing in zip(rng.sample(DIGITS, 2), rng.sample(THINGS, 2), strict=True)
+    )
+    more = rng.random() < 0.5
+    prompt = f"Which is {'more' if more else 'less'}: {one} or {other}?"
+    answers = (one, other) if (one > other) == more else (other, one)
     return Draft(prompt, *answers)
 
 
 def adding(rng: Random) -> Draft:
-    """Add a number below ten to one up to twenty."""
-    left, right = rng.randint(1, 20), rng.randint(1, 9)
+    """Add two numbers of at most ten."""
+    left, right = rng.randint(1, 10), rng.randint(1, 9)
     prompt = rng.choice((f"What is {left} plus {right}?", f"Add {left} and {right}", f"{left} + {right} ="))
     return Draft(prompt, str(left + right), str(near(rng, left + right)))
 
 
 def subtracting(rng: Random) -> Draft:
-    """Take a number below ten from one between ten and twenty."""
-    left, right = rng.randint(10, 20), rng.randint(1, 9)
+    """Take a number of at most seven away, with one to nine left."""
+    right, difference = rng.randint(1, 7), rng.randint(1, 9)
+    left = right + difference
     prompt = rng.choice(
         (f"What is {left} minus {right}?", f"Take {right} from {left}", f"{left} - {right} =")
     )
-    return Draft(prompt, str(left - right), str(near(rng, left - right)))
+    return Draft(prompt, str(difference), str(near(rng, difference)))
 
 
 def sequence(rng: Random) -> Draft:
     """Continue a sequence with a constant step of 1, 2, 3, 5 or 10."""
-    start, step = rng.randint(1, 20), rng.choice((1, 2, 3, 5, 10))
+    start, step = rng.randint(1, 15), rng.choice((1, 2, 3, 5, 10))
     terms = [start + step * place for place in range(4)]
     text = joined(terms[:3])
     prompt = rng.choice(
@@ -81,7 +84,7 @@ def sequence(rng: Random) -> Draft:
 
 def parity(rng: Random) -> Draft:
     """Find the one even number among three."""
-    right, *odd = 2 * rng.randint(5, 49), *(2 * half + 1 for half in rng.sample(range(5, 50), 2))
+    right, odd = rng.choice(DIGITS[::2]), rng.sample(DIGITS[1::2], 2)
     numbers = [right, *odd]
     rng.shuffle(numbers)
     text = joined(numbers)

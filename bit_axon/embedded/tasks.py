@@ -36,7 +36,7 @@ FAMILIES: Final[Mapping[str, Callable[[Random], Draft]]] = {
     "sequence": numbers.sequence,
     "parity": numbers.parity,
     "counting": wordlists.counting,
-    "repeats": wordlists.repeats,
+    "joining": wordlists.joining,
     "first": wordlists.first,
     "last": wordlists.last,
     "reversing": wordlists.reversing,
@@ -57,8 +57,7 @@ FAMILIES: Final[Mapping[str, Callable[[Random], Draft]]] = {
 
 # Families that take the base model longer to learn; its pretraining meets them twice as often.
 HARD: Final = frozenset(
-    {"sorting", "largest", "smallest", "comparing", "adding", "subtracting", "sequence"}
-    | {"repeats", "spelling", "story", "calendar"}
+    {"adding", "subtracting", "sequence", "comparing", "parity", "story", "price", "reversing"}
 )
 _HARD_SHARE: Final = 2
 

@@ -16,15 +16,11 @@ def counting(rng: Random) -> Draft:
     return Draft(prompt, str(count), str(near(rng, count)))
 
 
-def repeats(rng: Random) -> Draft:
-    """Count how often one word stands in a list of four."""
-    wanted, other = rng.sample(NOUNS, 2)
-    count = rng.randint(1, 4)
-    items = [wanted] * count + [other] * (4 - count)
-    rng.shuffle(items)
-    text = joined(items)
-    prompt = rng.choice((f"How often is {wanted} in this list: {text}?", f"Count every {wanted}: {text}"))
-    return Draft(prompt, str(count), str(near(rng, count)))
+def joining(rng: Random) -> Draft:
+    """Write two words with "and" or "or" between them."""
+    items, link = rng.sample(NOUNS, 2), rng.choice(("and", "or"))
+    prompt = rng.choice((f'Join with "{link}": {joined(items)}', f'Put "{link}" between: {joined(items)}'))
+    return Draft(prompt, f" {link} ".join(items), f" {link} ".join(reversed(items)))
 
 
 def first(rng: Random) -> Draft:

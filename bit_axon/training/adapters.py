@@ -24,6 +24,7 @@ from bit_axon.training.attach import (
     AttachedAdapter,
     attach_adapter,
     attach_layers,
+    check_adapter_name,
     resolve_scale,
     trainable_count,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "adapter_parameters",
     "attach_adapter",
     "attach_saved_adapter",
+    "check_adapter_name",
     "load_adapter",
     "resolve_scale",
     "save_adapter",

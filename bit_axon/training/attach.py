@@ -44,6 +44,18 @@ class AttachedAdapter:
     trainable_parameters: int
 
 
+def check_adapter_name(name: str) -> None:
+    """Refuses an adapter that is not there.
+
+    Raises:
+        ConfigError: with the nearest name.
+    """
+    known = [*ADAPTERS, FULL]
+    if name not in known:
+        text = problem("an adapter", f"adapter.name='{name}'", nearest(name, known), where="adapter.name")
+        raise ConfigError(text, keys=["adapter.name"])
+
+
 def resolve_scale(config: AdapterConfig) -> float:
     """`scale` itself, `alpha / rank` (`alpha / sqrt(rank)` with rslora), or 20.0 when neither is given.
 
@@ -53,7 +65,8 @@ def resolve_scale(config: AdapterConfig) -> float:
     if config.scale is not None and config.alpha is not None:
         got = f"scale={config.scale:g} and alpha={config.alpha:g}"
         raise ConfigError(
-            problem("adapter.scale or adapter.alpha", got, "Set one of them to null; scale = alpha / rank.")
+            problem("adapter.scale or adapter.alpha", got, "Set one of them to null; scale = alpha / rank."),
+            keys=("adapter.scale", "adapter.alpha"),
         )
     if config.alpha is not None:
         return config.alpha / (math.sqrt(config.rank) if config.rslora else config.rank)
@@ -61,7 +74,8 @@ def resolve_scale(config: AdapterConfig) -> float:
         raise ConfigError(
             problem(
                 "adapter.alpha when adapter.rslora is true", "no alpha", "Set adapter.alpha, or rslora=false."
-            )
+            ),
+            keys=("adapter.rslora",),
         )
     return DEFAULT_SCALE if config.scale is None else config.scale
 
@@ -78,9 +92,7 @@ def attach_adapter(model: nn.Module, config: AdapterConfig, *, seed: int) -> Att
         ConfigError: an unknown adapter, targets or layers that match nothing, a rank too large, scale and
             alpha at once, or full fine-tuning of a quantized model.
     """
-    if config.name not in (*ADAPTERS, FULL):
-        known = [*ADAPTERS, FULL]
-        raise ConfigError(problem("an adapter", f"adapter.name='{config.name}'", nearest(config.name, known)))
+    check_adapter_name(config.name)
     block_list, blocks = find_block_list(model)
     if config.name == FULL:
         return _attach_full(model, blocks)
@@ -156,7 +168,8 @@ def _check_rank(chosen: Mapping[str, AnyLinear], rank: int) -> None:
             f"adapter.rank of at most {min(input_dims, output_dims)}",
             f"{rank}, but {path} is {input_dims} to {output_dims}{others}",
             "Lower adapter.rank, or leave the layer out of adapter.targets.",
-        )
+        ),
+        keys=("adapter.rank",),
     )
 
 
