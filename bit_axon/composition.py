@@ -17,7 +17,9 @@ from bit_axon.schema import RunConfig
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 _KEY = re.compile(r"Could not (?:override|append|delete)[^']*'([^'\n]+)'")
-_THERE_ALREADY = re.compile(r"'([^'\n]+)'[^']*(?:is|already) (?:already in|at)|already at '([^'\n]+)'")
+_THERE_ALREADY = re.compile(
+    r"'([^'\n]+)'[^']*(?:is|already) (?:already in|at)|already at '([^'\n]+)'|Multiple values for ([\w/]+)"
+)
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^\n]+)'")
 _MISSING_OPTION = re.compile(r"In '([^']+)': Could not (?:find|load) '([^']+)'|primary config '([^']+)'")
 _PATH_KEYS = (("data", "train"), ("data", "valid"), ("model", "path"), ("model", "chat_template"))
@@ -53,11 +55,18 @@ def plain_values(config: DictConfig) -> dict[str, Any]:
         raise explained(error) from None
     assert isinstance(values, dict)
     plain = {str(key): value for key, value in values.items()}
+    if isinstance(plain.get("tags"), dict):
+        plain["tags"] = {key: tag_text(value) for key, value in plain["tags"].items()}
     for group, key in _PATH_KEYS:
         node = plain.get(group)
         if isinstance(node, dict) and key in node:
             node[key] = absolute(node[key])
     return plain
+
+
+def tag_text(value: Any) -> Any:
+    """A tag is text: `tags.fold=1` means '1'."""
+    return str(value) if isinstance(value, int | float) else value
 
 
 def absolute(value: Any) -> Any:
@@ -144,8 +153,11 @@ def unknown_key(key: str) -> ConfigError:
             f"unknown key '{key}'. Hydra's own keys: python -m bit_axon.run --cfg hydra", [key]
         )
     if Path(conf_dir(), key).is_dir():
-        wanted = f"'{key}', a group that is not chosen by default, behind a +"
-        return ConfigError(problem(wanted, key, f"Write +{key}=NAME. {nearest('', _options(key))}"))
+        got, remedy = (
+            f"{key} without the +",
+            f"Nothing is chosen of it by default. {nearest('', _options(key))}",
+        )
+        return ConfigError(problem(f"+{key}=NAME", got, remedy))
     if key in known_keys():
         parent, _, leaf = key.rpartition(".")
         remedy = f"Write {parent}={{{leaf}: VALUE}}; the keys left out have their defaults."

@@ -73,7 +73,8 @@ class ThermalShutdownError(BitAxonError):
 def problem(wanted: str, got: str, remedy: str, *, where: str | None = None) -> str:
     """One message in the order a reader needs it: where, what was wanted, what was got, what to do."""
     place = f"{where}: " if where else ""
-    return f"{place}wanted {wanted}; got {got.rstrip('.')}. {remedy}"
+    found = got.rstrip(". \n")
+    return f"{place}wanted {wanted}; got {found}. {remedy}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -70,7 +70,7 @@ def prepare(config: RunConfig) -> Prepared:
         base=base,
         tokenizer=tokenizer,
         attached=attached,
-        policy=Policy(base.model, packed=packed),
+        policy=Policy(base.model, packed=packed, vocab_size=vocab_size),
         packed=packed,
         train=train,
         valid=valid,

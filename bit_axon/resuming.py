@@ -3,15 +3,15 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from bit_axon.composition import absolute, unknown_key
+from bit_axon.composition import absolute, tag_text, unknown_key
 from bit_axon.errors import ConfigError, RunDirectoryError, problem
+from bit_axon.files import digest_of
 from bit_axon.launch import execute
 from bit_axon.outcome import exit_code
 from bit_axon.provenance import Command
@@ -39,9 +39,9 @@ def resume_run(run_dir: Path, overrides: Sequence[str]) -> int:
         ConfigError: an override differs from the saved config in a key that changes what is learned.
         DataError, ModelError: the data or the model is not what the run was started with.
     """
-    _require_folder(run_dir)
     directory = RunDirectory(run_dir)
     saved, repro = directory.read_config(), directory.read_repro()
+    _refuse_edited(run_dir, saved, repro)
     result = directory.read_result()
     values = _with_free_changes(saved, repro["choices"], overrides, run_dir)
     if result is not None and result["state"] in _ENDED:
@@ -51,17 +51,17 @@ def resume_run(run_dir: Path, overrides: Sequence[str]) -> int:
     try:
         return exit_code(execute(values, run_dir, command, resume=True))
     except ConfigError as error:
-        raise ConfigError(f"{run_dir / CONFIG}: {error}", error.keys) from None
+        given = {override.lstrip("+").partition("=")[0] for override in overrides}
+        place = "" if given & set(error.keys) else f"{run_dir / CONFIG}: "
+        raise ConfigError(f"{place}{error}", error.keys) from None
 
 
-def _require_folder(run_dir: Path) -> None:
-    if run_dir.is_dir():
-        return
-    beside = [p.name for p in run_dir.parent.iterdir() if p.is_dir()] if run_dir.parent.is_dir() else []
-    close = get_close_matches(run_dir.name, beside, n=1)
-    remedy = f"Did you mean {run_dir.parent / close[0]}?" if close else "Give the folder of a run."
-    got = "a file" if run_dir.is_file() else "no such folder"
-    raise RunDirectoryError(problem("a run directory", got, remedy, where=f"resume={run_dir}"))
+def _refuse_edited(run_dir: Path, saved: Mapping[str, Any], repro: Mapping[str, Any]) -> None:
+    if repro["config_digest"] != digest_of(saved):
+        remedy = "Undo the change to continue that run, or start a new run without resume=."
+        raise RunDirectoryError(
+            problem("the config the run was started with", "another", remedy, where=str(run_dir / CONFIG))
+        )
 
 
 def _with_free_changes(
@@ -71,6 +71,8 @@ def _with_free_changes(
     differing: list[str] = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key, given = override.key_or_group, _given(override)
+        if key.startswith("tags."):
+            given = tag_text(given)
         if key in choices:
             if given != choices[key]:
                 differing.append(f"{key}={given} (saved: {choices[key]})")

@@ -109,7 +109,7 @@ def _run_one(config: DictConfig, settings: Any, folder: Path) -> tuple[int, floa
     command = Command(
         argv=tuple(sys.argv),
         choices={str(group): option for group, option in settings.runtime.choices.items()},
-        overrides=tuple(settings.overrides.task),
+        overrides=tuple(_overrides(settings)),
     )
     values = plain_values(config)
     result = execute(values, folder, command, on_ready=lambda: _save_hydra_files(folder, config, settings))
@@ -119,10 +119,17 @@ def _run_one(config: DictConfig, settings: Any, folder: Path) -> tuple[int, floa
 def _with_origins(error: ConfigError, settings: Any) -> ConfigError:
     """The message, and for each key it is about the override or the line of a file that set it."""
     loader = GlobalHydra.instance().config_loader()
-    overrides = list(settings.overrides.task)
+    overrides = _overrides(settings)
     files = composed_files(loader, settings.job.config_name, overrides)
     found = [origin(key, files, overrides, settings.runtime.choices) for key in error.keys]
     return ConfigError("\n  ".join([str(error), *(line for line in found if line)]), error.keys)
+
+
+def _overrides(settings: Any) -> list[str]:
+    """As they were given: a `${...}` in one is for the run's config, not for Hydra's."""
+    overrides = OmegaConf.to_container(settings.overrides.task, resolve=False)
+    assert isinstance(overrides, list)
+    return [str(override) for override in overrides]
 
 
 def _unwritable(error: OSError) -> StorageError:
@@ -146,7 +153,7 @@ def _save_hydra_files(folder: Path, config: DictConfig, settings: Any) -> None:
     target.mkdir(exist_ok=True)
     OmegaConf.save(config, target / "config.yaml")
     OmegaConf.save(OmegaConf.create({"hydra": settings}), target / "hydra.yaml")
-    OmegaConf.save(OmegaConf.create(list(settings.overrides.task)), target / "overrides.yaml")
+    OmegaConf.save(OmegaConf.create(_overrides(settings)), target / "overrides.yaml")
 
 
 if __name__ == "__main__":

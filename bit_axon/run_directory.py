@@ -7,8 +7,9 @@ checkpoints/step_XXXXXXXX/  adapters.safetensors  adapter_config.json  .hydra/
 import fcntl
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ CHECKPOINTS = "checkpoints"
 ADAPTERS = "adapters.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 _LOCK = ".lock"
+_REPRO_KEYS = ("choices", "overrides", "data", "model", "tokenizer", "config_digest")
 
 
 class RunDirectory:
@@ -90,7 +92,7 @@ class RunDirectory:
 
     def read_config(self) -> dict[str, Any]:
         """The resolved config the run was started with."""
-        return dict(self._read(CONFIG, yaml.safe_load))
+        return self._read(CONFIG, yaml.safe_load, needed=("method", "model", "data", "training"))
 
     def write_repro(self, facts: Mapping[str, Any]) -> None:
         """What is needed to repeat the run."""
@@ -98,7 +100,7 @@ class RunDirectory:
 
     def read_repro(self) -> dict[str, Any]:
         """What is needed to repeat the run."""
-        return dict(self._read(REPRO, json.loads))
+        return self._read(REPRO, json.loads, needed=_REPRO_KEYS)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """The outcome; written last."""
@@ -106,7 +108,9 @@ class RunDirectory:
 
     def read_result(self) -> dict[str, Any] | None:
         """The outcome, or None when the run was cut before it had one."""
-        return dict(self._read(RESULT, json.loads)) if (self.path / RESULT).is_file() else None
+        if not (self.path / RESULT).is_file():
+            return None
+        return self._read(RESULT, json.loads, needed=("state", "step"))
 
     def write_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:
         """Answers before and after, one JSON object per line."""
@@ -117,18 +121,38 @@ class RunDirectory:
         file = self.path / SAMPLES
         return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
-    def _read(self, name: str, parse: Any) -> Any:
+    def _read(self, name: str, parse: Callable[[str], Any], *, needed: Sequence[str]) -> dict[str, Any]:
         file = self.path / name
         try:
-            return parse(file.read_text(encoding="utf-8"))
+            values = parse(file.read_text(encoding="utf-8"))
         except OSError:
-            raise RunDirectoryError(
-                problem("a run directory", f"{self.path} without {name}", "Give the folder of a run.")
-            ) from None
+            raise self._no_run(name) from None
         except (ValueError, yaml.YAMLError) as error:
-            raise RunDirectoryError(
-                problem("a readable file", str(error), "The run cannot be used.", where=str(file))
-            ) from None
+            raise _unreadable(file, " ".join(str(error).split())) from None
+        if not isinstance(values, dict):
+            raise _unreadable(file, "no object")
+        if missing := [key for key in needed if key not in values]:
+            raise _unreadable(file, f"one without '{missing[0]}'")
+        return values
+
+    def _no_run(self, name: str) -> RunDirectoryError:
+        """What the folder is instead of a run's, and the nearest name."""
+        if self.path.is_dir():
+            got, remedy = f"{self.path} without {name}", "Give the folder of a run."
+        elif self.path.exists():
+            got, remedy = f"{self.path}, a file", "Give the folder of a run."
+        else:
+            above = self.path.parent
+            beside = [path.name for path in above.iterdir() if path.is_dir()] if above.is_dir() else []
+            close = get_close_matches(self.path.name, beside, n=1)
+            remedy = f"Did you mean {above / close[0]}?" if close else "Give the folder of a run."
+            got = f"{self.path}, which does not exist"
+        return RunDirectoryError(problem("a run directory", got, remedy))
+
+
+def _unreadable(file: Path, got: str) -> RunDirectoryError:
+    remedy = "The run cannot be used as it is: put the file back."
+    return RunDirectoryError(problem("a file as a run wrote it", got, remedy, where=str(file)))
 
 
 class MetricsLog:

@@ -52,7 +52,7 @@ def _lines(schema: type, path: str, details: Iterable[Any]) -> dict[str, str]:
             unknown[key] = f"unknown key '{key}'. {nearest(key, known)}"
         else:
             wanted.setdefault(key, []).append(_wanted(detail))
-            places[key] = (keys, detail["input"])
+            places[key] = (keys, None if detail["type"] == "missing" else detail["input"])
     return unknown | {key: _wrong(schema, key, texts, *places[key]) for key, texts in wanted.items()}
 
 

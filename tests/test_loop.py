@@ -11,14 +11,14 @@ from bit_axon.backend import mx
 from bit_axon.data.examples import Example, PairExample
 from bit_axon.errors import NonFiniteLossError
 from bit_axon.models.loading import load_base
-from bit_axon.models.policy import ArrayBatch, Policy, packing_is_exact
+from bit_axon.models.policy import Policy, array_batch, packing_is_exact
 from bit_axon.schema import AdapterConfig, ModelConfig, TrainingOptions
 from bit_axon.training.adapters import adapter_parameters, attach_adapter
 from bit_axon.training.collate import PairBatchPlan, TokenBatchPlan
 from bit_axon.training.methods import build_method
 from bit_axon.training.optimizers import build_optimizer
 from bit_axon.training.scheduler import learning_rate_at
-from bit_axon.training.stepper import Stepper, on_device
+from bit_axon.training.stepper import Stepper
 
 
 def examples(count: int, seed: int = 0) -> list[Example]:
@@ -47,7 +47,9 @@ def stepper(folder: Path, method: str, *, packed: bool = False, compile: bool = 
                 module.lora_b = 0.02 * mx.random.normal(module.lora_b.shape)
     optimizer = build_optimizer(TrainingOptions(optimizer="sgd"), model)
     options = {"max_grad_norm": 1.0, "seed": 0, "compile": compile}
-    return Stepper(Policy(model, packed=packed), build_method({"name": method}), optimizer, **options)
+    return Stepper(
+        Policy(model, packed=packed, vocab_size=300), build_method({"name": method}), optimizer, **options
+    )
 
 
 def plan(method: str, batch_size: int, count: int = 12, *, packing: bool = False):
@@ -102,8 +104,8 @@ def test_compiled_equals_uncompiled(tiny_model: Path) -> None:
 def test_token_logps_against_float64(tiny_model: Path) -> None:
     model = load_base(ModelConfig(path=str(tiny_model)), seed=0).model
     batch = plan("sft", 4).batch(0, 0)
-    arrays = ArrayBatch(*on_device(batch))
-    found = np.array(Policy(model, packed=False).token_logps(arrays))
+    arrays = array_batch(batch)
+    found = np.array(Policy(model, packed=False, vocab_size=300).token_logps(arrays))
     logits = np.array(model(arrays.tokens), np.float64)
     for row, position in zip(*np.nonzero(batch.mask), strict=True):
         scores = logits[row, position - 1]

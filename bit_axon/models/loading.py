@@ -222,7 +222,8 @@ def _check_group_size(model: nn.Module, group_size: int) -> None:
             f"{group_size} for {name} of width {width} (and {len(bad) - 1} more)",
             remedy,
             where="model.quantization.group_size",
-        )
+        ),
+        keys=("model.quantization.group_size",),
     )
 
 

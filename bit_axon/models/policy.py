@@ -4,30 +4,54 @@ This is the seam for speed. Whether the head runs on all positions or on the sup
 are masked and how a prompt is shared is decided here, and no method changes.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import mlx.nn as nn
+import numpy as np
 
 from bit_axon.backend import mx
+from bit_axon.models.head import split_model, target_logps
+from bit_axon.training.batches import Batch
 from bit_axon.training.losses import token_logps
 
 _PACKING_TOLERANCE = 1e-3  # relative; float32 shows 1e-6, bfloat16 about 5e-3 of its own rounding
 
 
-@dataclass(frozen=True)
-class ArrayBatch:
+_TARGET_SIZES = (1, 2, 3, 4, 6, 8)  # eighths of all positions: few shapes to compile
+
+
+class ArrayBatch(NamedTuple):
     """A batch on the device, as a method sees it inside the compiled step.
 
     Attributes:
         tokens: `(B, T)` int32.
         mask: `(B, T)` float32; 1 where the token is a target.
         segments: `(B, T)` int32; 0 is padding, 1.. the example within the row.
+        positions: `(N,)` int32; where the targets are in `tokens[:, 1:]` read row by row, filled up
+            to one of a few sizes.
+        weights: `(N,)` float32; the mask at these positions, 0 for the filling.
     """
 
     tokens: mx.array
     mask: mx.array
     segments: mx.array
+    positions: mx.array
+    weights: mx.array
+
+
+def array_batch(batch: Batch) -> ArrayBatch:
+    """Puts a batch on the device and lists its targets."""
+    mask = batch.mask[:, 1:].reshape(-1)
+    found = np.flatnonzero(mask)
+    sizes = (-(-mask.size * eighths // 8) for eighths in _TARGET_SIZES)
+    size = next(size for size in sizes if size >= found.size)
+    positions = np.zeros(size, np.int32)
+    positions[: found.size] = found
+    weights = np.zeros(size, np.float32)
+    weights[: found.size] = mask[found]
+    arrays = (batch.tokens, batch.mask, batch.segments, positions, weights)
+    return ArrayBatch(*(mx.array(array) for array in arrays))
 
 
 class SegmentCache:
@@ -61,25 +85,35 @@ class Policy:
     Args:
         model: any mlx-lm model, adapters attached.
         packed: whether rows hold several examples that must not see each other.
+        vocab_size: ids of the model's vocabulary that may be tried out.
     """
 
-    def __init__(self, model: nn.Module, *, packed: bool):
+    def __init__(self, model: nn.Module, *, packed: bool, vocab_size: int):
         self.model = model
         self.packed = packed
+        self._split = split_model(model, vocab_size)
 
     def token_logps(self, batch: ArrayBatch) -> mx.array:
         """`(B, T)` float32: log p(token t | tokens before t of its segment); 0 where it is no target.
 
-        The one place where labels are shifted: the logits of position t-1 score the token at t.
+        The one place where labels are shifted: the hidden state at t-1 scores the token at t.
         """
         inputs, targets = batch.tokens[:, :-1], batch.tokens[:, 1:]
-        logps = token_logps(self._logits(inputs, batch.segments[:, :-1]), targets)
-        return mx.pad(logps * batch.mask[:, 1:], [(0, 0), (1, 0)])
+        if self._split is None:
+            logits = _logits_of(self._run(self.model, inputs, batch.segments))
+            logps = token_logps(logits, targets) * batch.mask[:, 1:]
+        else:
+            hidden = self._run(self._split.body, inputs, batch.segments)
+            rows = hidden.reshape(-1, hidden.shape[-1])[batch.positions]
+            found = target_logps(self._split, rows, targets.reshape(-1)[batch.positions])
+            empty = mx.zeros(targets.size, mx.float32)
+            logps = empty.at[batch.positions].add(found * batch.weights).reshape(targets.shape)
+        return mx.pad(logps, [(0, 0), (1, 0)])
 
-    def _logits(self, inputs: mx.array, segments: mx.array) -> mx.array:
+    def _run(self, module: Callable[..., Any], inputs: mx.array, segments: mx.array) -> Any:
         if not self.packed:
-            return _logits_of(self.model(inputs))
-        return _logits_of(self.model(inputs, cache=[SegmentCache(segments)] * len(self.model.layers)))
+            return module(inputs)
+        return module(inputs, cache=[SegmentCache(segments[:, :-1])] * len(self.model.layers))
 
 
 def _logits_of(output: Any) -> mx.array:

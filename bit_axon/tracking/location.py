@@ -31,7 +31,8 @@ def absolute_uri(uri: str | None) -> str:
                 "tracking.uri to be the address of an MLflow store",
                 repr(redacted(uri)),
                 "Use sqlite:///FILE.db, http://HOST:PORT, or leave it null for a file in the outputs folder.",
-            )
+            ),
+            keys=("tracking.uri",),
         )
     database = sqlite_path(uri)
     return uri if database is None else _SQLITE + str(database.resolve())

@@ -52,7 +52,7 @@ def check_adapter_name(name: str) -> None:
     """
     known = [*ADAPTERS, FULL]
     if name not in known:
-        text = problem("an adapter", f"adapter.name='{name}'", nearest(name, known), where="adapter.name")
+        text = problem("the name of an adapter", f"'{name}'", nearest(name, known), where="adapter.name")
         raise ConfigError(text, keys=["adapter.name"])
 
 

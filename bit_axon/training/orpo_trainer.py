@@ -25,7 +25,7 @@ class ORPOTrainer(Trainer):
         whole = [p for p in pairs if p.chosen.loss_mask[1:].any() and p.rejected.loss_mask[1:].any()]
         return _not_empty(whole, len(pairs))
 
-    def _packs(self, examples: Sequence[Any]) -> bool:
+    def _packs(self, vocab_size: int) -> bool:
         return False
 
     def _plan(self, examples: Sequence[Any], policy: Policy, *, training: bool) -> Plan:

@@ -12,7 +12,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
 from bit_axon.backend import mx
-from bit_axon.models.policy import ArrayBatch, Policy
+from bit_axon.models.policy import ArrayBatch, Policy, array_batch
 from bit_axon.training.collate import Batch
 from bit_axon.training.methods import Method
 
@@ -31,11 +31,6 @@ class StepResult:
 def micro_batch_seed(seed: int, micro_batch: int) -> int:
     """The seed of everything random within one micro-batch: a function of its number alone."""
     return int(np.random.SeedSequence([seed, _DROPOUT_STREAM, micro_batch]).generate_state(1)[0])
-
-
-def on_device(batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
-    """Tokens, mask and segments as MLX arrays."""
-    return mx.array(batch.tokens), mx.array(batch.mask), mx.array(batch.segments)
 
 
 class Stepper:
@@ -80,8 +75,8 @@ class Stepper:
     def add(self, batch: Batch, micro_batch: int) -> bool:
         """Adds a micro-batch to the current step; returns whether its shape was new (and compiled)."""
         mx.random.seed(micro_batch_seed(self._seed, micro_batch))
-        arrays = on_device(batch)
-        shape = batch.tokens.shape
+        arrays = array_batch(batch)
+        shape = (*batch.tokens.shape, arrays.positions.size)
         is_new = shape not in self._shapes
         self._shapes.add(shape)
         self.model.train()
@@ -105,15 +100,15 @@ class Stepper:
     def evaluate(self, batch: Batch) -> tuple[float, float, dict[str, float]]:
         """Loss sum, weight and metric sums of one batch, without dropout or gradients."""
         with evaluating(self.model):
-            sums = self._evaluate(on_device(batch))
+            sums = self._evaluate(array_batch(batch))
             mx.eval(sums)
         loss, weight, metrics = sums
         return float(loss.item()), float(weight.item()), {k: float(v.item()) for k, v in metrics.items()}
 
-    def _loss_sums(self, arrays: tuple[mx.array, mx.array, mx.array]) -> Any:
+    def _loss_sums(self, arrays: ArrayBatch) -> Any:
         return self.method.loss(self.policy, ArrayBatch(*arrays))
 
-    def _accumulate_plain(self, arrays: tuple[mx.array, mx.array, mx.array], sums: Any) -> Any:
+    def _accumulate_plain(self, arrays: ArrayBatch, sums: Any) -> Any:
         parameters = self.model.trainable_parameters()
 
         def loss_sum(trainable: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import mlx.nn as nn
@@ -9,7 +10,6 @@ import mlx.nn as nn
 from bit_axon.backend import mx
 from bit_axon.errors import ConfigError, problem
 from bit_axon.quantization.linear import AnyLinear
-from bit_axon.validation import nearest
 
 PRESETS = ("attn", "attn_mlp", "all")
 REGEX_PREFIX = "re:"
@@ -172,14 +172,16 @@ def require_matches(chosen: Iterable[str], targets: str | Iterable[str], known: 
         return
     wanted = [targets] if isinstance(targets, str) else list(targets)
     names = sorted({path.rpartition(".")[2] for path in known})
-    guess = f" {nearest(wanted[0], [*names, *PRESETS])}" if names and wanted else ""
+    close = get_close_matches(wanted[0], [*names, *PRESETS], n=1) if wanted else []
+    guess = f" Did you mean '{close[0]}'?" if close else f" Presets are: {', '.join(PRESETS)}."
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
     raise ConfigError(
         problem(
             "adapter.targets that name a layer of the model",
             f"{', '.join(repr(name) for name in wanted) or 'no name'}, which matches none",
             f"The model's linear layers are: {shown or 'none at all'}.{guess}",
-        )
+        ),
+        keys=("adapter.targets",),
     )
 
 
@@ -208,6 +210,7 @@ def choose_layers(
                 f"adapter.layers to be all, a count from 1 to {blocks}, or indices from 0 to {blocks - 1}",
                 repr(layers),
                 f"The model has {blocks} blocks.",
-            )
+            ),
+            keys=("adapter.layers",),
         )
     return [path for path in paths if block_index(path, block_list) in wanted]

@@ -121,7 +121,9 @@ class Trainer:
         mx.random.seed(self.config.seed)
         examples = self._examples(self._dataset)
         held_out = self._examples(self._val_dataset) if self._val_dataset is not None else []
-        policy = Policy(self.model, packed=self._packs(examples))
+        largest_id = _largest_id(examples)
+        packed = self._packs(largest_id + 1)
+        policy = Policy(self.model, packed=packed, vocab_size=largest_id + 1)
         optimizer = build_optimizer(options, self.model)
         state = LoopState()
         latest = get_latest_checkpoint(self.config.output_dir)
@@ -167,9 +169,8 @@ class Trainer:
         found = [_example(ids, mask) for ids, mask in dataset]
         return _not_empty([example for example in found if example.loss_mask[1:].any()], len(found))
 
-    def _packs(self, examples: Sequence[Any]) -> bool:
-        largest = max(int(example.token_ids.max()) for example in examples)
-        return packing_is_exact(self.model, largest + 1)
+    def _packs(self, vocab_size: int) -> bool:
+        return packing_is_exact(self.model, vocab_size)
 
     def _plan(self, examples: Sequence[Any], policy: Policy, *, training: bool) -> Plan:
         return TokenBatchPlan(
@@ -216,6 +217,11 @@ class Trainer:
             eval_every=config.eval_every,
             save_every=config.save_every,
         )
+
+
+def _largest_id(examples: Sequence[Any]) -> int:
+    sides = (side for item in examples for side in ((item,) if isinstance(item, Example) else item))
+    return max(int(side.token_ids.max()) for side in sides)
 
 
 def _example(token_ids: Any, loss_mask: Any) -> Example:
