@@ -11,8 +11,9 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["BLAS_REMEDY", "Backend", "detect", "mx", "preload_openblas"]
+__all__ = ["BLAS_REMEDY", "Backend", "Compilation", "detect", "mx", "preload_openblas"]
 
 _OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
 BLAS_REMEDY = (
@@ -45,6 +46,13 @@ _OPENBLAS = preload_openblas()
 import mlx.core as mx  # noqa: E402 - after the BLAS
 
 
+class Compilation(NamedTuple):
+    """Which of a step's functions go through `mx.compile`."""
+
+    step: bool  # forward and backward pass
+    update: bool  # clipping and optimizer
+
+
 @dataclass(frozen=True)
 class Backend:
     """What the run computes on."""
@@ -52,6 +60,15 @@ class Backend:
     device: str  # "cpu", "metal" or "cuda"
     blas: str | None  # the BLAS behind CPU products; None where it plays no part
     compiles: bool  # whether mx.compile works here (the CPU backend needs a C++ compiler)
+
+    def compilation(self, wanted: bool | None) -> "Compilation":
+        """What to compile; None leaves the choice to the device.
+
+        On a CPU a compiled forward and backward pass is no faster (measured: it took 1.05 to 1.26 times
+        as long) and building its forty kernels delays a first run; only the update gains, threefold.
+        """
+        step = self.device != "cpu" if wanted is None else wanted
+        return Compilation(step and self.compiles, (wanted is None or wanted) and self.compiles)
 
     @property
     def default_dtype(self) -> str:
@@ -66,7 +83,7 @@ class Backend:
         if self.blas == "bundled reference BLAS":
             lines.append(BLAS_REMEDY)
         if not self.compiles:
-            lines.append("No C++ compiler found: steps run uncompiled. Install g++ for faster steps.")
+            lines.append("No C++ compiler found: nothing is compiled. Install g++ for faster updates.")
         return lines
 
 
@@ -75,5 +92,8 @@ def detect() -> Backend:
     """Looks once; the answer does not change within a process."""
     if mx.default_device().type == mx.DeviceType.cpu:
         blas = "Accelerate" if sys.platform == "darwin" else _OPENBLAS or "bundled reference BLAS"
-        return Backend("cpu", blas, compiles=shutil.which("g++") is not None or sys.platform == "darwin")
+        compiles = shutil.which("g++") is not None or sys.platform == "darwin"
+        if not compiles:
+            mx.disable_compile()  # models of mlx-lm compile parts of themselves
+        return Backend("cpu", blas, compiles)
     return Backend("metal" if mx.metal.is_available() else "cuda", None, compiles=True)

@@ -116,7 +116,7 @@ def _begin(
         optimizer,
         max_grad_norm=options.max_grad_norm,
         seed=prepared.config.seed,
-        compile=options.compile and detect().compiles,
+        compilation=detect().compilation(options.compile),
     )
     log = MetricsLog(directory.path / METRICS)
     if resume:

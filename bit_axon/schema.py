@@ -103,7 +103,7 @@ class TrainingOptions:
     max_minutes: Positive | None = None
     early_stop_patience: PositiveInt | None = None  # evaluations without a better val/loss
     early_stop_min_delta: NonNegative = 0.0
-    compile: bool = True  # mx.compile the training step
+    compile: bool | None = None  # mx.compile the step; null = as suits the device
 
 
 @options

@@ -76,13 +76,12 @@ def rows_file(path: Path, count: int, start: int = 0) -> Path:
     return path
 
 
-@pytest.fixture
-def small_run(tiny_model: Path, tmp_path: Path, outputs: Path) -> list[str]:
-    """Overrides of a run that takes a second: tiny model, forty rows, four steps, no MLflow."""
-    train = rows_file(tmp_path / "train.jsonl", 40)
-    valid = rows_file(tmp_path / "valid.jsonl", 8, start=40)
+def small_overrides(model: Path, folder: Path) -> list[str]:
+    """Overrides of a run that takes a second: tiny model, forty rows in `folder`, four steps, no MLflow."""
+    train = rows_file(folder / "train.jsonl", 40)
+    valid = rows_file(folder / "valid.jsonl", 8, start=40)
     return [
-        f"model.path={tiny_model}",
+        f"model.path={model}",
         f"data.train={train}",
         f"data.valid={valid}",
         "data.max_seq_len=64",
@@ -97,6 +96,12 @@ def small_run(tiny_model: Path, tmp_path: Path, outputs: Path) -> list[str]:
         "training.save_every=2",
         "training.compile=false",
     ]
+
+
+@pytest.fixture
+def small_run(tiny_model: Path, tmp_path: Path, outputs: Path) -> list[str]:
+    """Overrides of a run that takes a second, with data of the test's own in `tmp_path`."""
+    return small_overrides(tiny_model, tmp_path)
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ LAYERS = {
     "validation": 1,
     "schema": 1,
     "files": 1,
-    "hub": 1,
     "backend": 1,
     "hub": 1,
     "tokenizer": 1,
@@ -52,6 +51,7 @@ LAYERS = {
     "evaluation": 3,
     "inference": 3,
     "training.loop": 4,
+    "training.session": 5,
     "training.trainer": 5,
     "training.orpo_trainer": 5,
     "preparation": 5,
@@ -118,7 +118,7 @@ def imports_of(path: Path) -> list[tuple[str, int]]:
         for alias in node.names:
             submodule = f"{source}.{alias.name}"
             found.append((submodule if submodule in modules() else source, node.lineno))
-    return found
+    return list(dict.fromkeys(found))
 
 
 def own_imports() -> dict[str, list[tuple[str, int]]]:

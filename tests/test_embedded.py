@@ -8,6 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from mlx_lm import batch_generate
 from mlx_lm.utils import load_model, load_tokenizer
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -231,22 +232,12 @@ def test_the_base_answers_right_but_not_in_the_house_form(demo_rows) -> None:
     model.set_dtype(mx.float32)  # half precision has no fast product on a CPU
     tokenizer = load_tokenizer(nano_path())
     rows = demo_rows["demo/valid"][: len(tasks.FAMILIES)]
-    answers = [greedy(model, tokenizer, row["prompt"]) for row in rows]
+    prompts = [[{"role": "user", "content": row["prompt"]}] for row in rows]
+    tokens = [tokenizer.apply_chat_template(prompt, add_generation_prompt=True) for prompt in prompts]
+    answers = batch_generate(model, tokenizer, tokens, max_tokens=24).texts
     right = [row["chosen"].split("\nAnswer: ")[1] for row in rows]
     assert not any(answer == row["chosen"] for answer, row in zip(answers, rows, strict=True))
     assert sum(answer.endswith(f" {content}") for answer, content in zip(answers, right, strict=True)) >= 20
-
-
-def greedy(model, tokenizer, prompt: str, most_tokens: int = 24) -> str:
-    """The model's most likely answer, read without a cache."""
-    tokens = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)
-    start = len(tokens)
-    while len(tokens) < start + most_tokens:
-        token = int(mx.argmax(model(mx.array([tokens]))[0, -1]).item())
-        if token == tokenizer.eos_token_id:
-            break
-        tokens.append(token)
-    return tokenizer.decode(tokens[start:])
 
 
 def test_export_writes_float16_and_refuses_what_is_no_pretraining_run(tmp_path: Path) -> None:
@@ -261,5 +252,5 @@ def test_export_writes_float16_and_refuses_what_is_no_pretraining_run(tmp_path: 
     build.export(tmp_path, target)
     assert (target / "model.safetensors").read_bytes() == (nano_path() / "model.safetensors").read_bytes()
     save_file({"model.layers.0.a.lora_a": np.zeros((2, 2), np.float32)}, tmp_path / build.ADAPTERS_FILE)
-    with pytest.raises(ModelError, match="0 layers"):
+    with pytest.raises(ModelError, match="embedding None"):
         build.export(tmp_path, target)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import Runner
 
-from bit_axon.backend import mx
+from bit_axon.backend import Compilation, mx
 from bit_axon.data.examples import Example, PairExample
 from bit_axon.errors import NonFiniteLossError
 from bit_axon.models.loading import load_base
@@ -46,7 +46,7 @@ def stepper(folder: Path, method: str, *, packed: bool = False, compile: bool = 
             if "lora_b" in module:
                 module.lora_b = 0.02 * mx.random.normal(module.lora_b.shape)
     optimizer = build_optimizer(TrainingOptions(optimizer="sgd"), model)
-    options = {"max_grad_norm": 1.0, "seed": 0, "compile": compile}
+    options = {"max_grad_norm": 1.0, "seed": 0, "compilation": Compilation(compile, compile)}
     return Stepper(
         Policy(model, packed=packed, vocab_size=300), build_method({"name": method}), optimizer, **options
     )

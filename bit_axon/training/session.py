@@ -139,7 +139,7 @@ class Session:
             optimizer,
             max_grad_norm=options.max_grad_norm,
             seed=config.seed,
-            compile=detect().compiles,
+            compilation=detect().compilation(None),
         )
         plan = kind.plan(examples, config, packed, True)
         valid = None if held_out is None else kind.plan(held_out, config, packed, False)

@@ -11,7 +11,7 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
-from bit_axon.backend import mx
+from bit_axon.backend import Compilation, mx
 from bit_axon.models.policy import ArrayBatch, Policy, array_batch
 from bit_axon.training.collate import Batch
 from bit_axon.training.methods import Method
@@ -42,7 +42,7 @@ class Stepper:
         optimizer: with its state initialised.
         max_grad_norm: clipping threshold of the global gradient norm; 0 = no clipping.
         seed: of the run; dropout in micro-batch n depends on `(seed, n)` alone.
-        compile: whether to use `mx.compile`.
+        compilation: what goes through `mx.compile`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Stepper:
         *,
         max_grad_norm: float,
         seed: int,
-        compile: bool = True,
+        compilation: Compilation,
     ):
         self.policy, self.method, self.optimizer = policy, method, optimizer
         self._seed = seed
@@ -62,10 +62,13 @@ class Stepper:
         self._shapes: set[tuple[int, ...]] = set()
         model = policy.model
         random_state = mx.random.state
-        wrap = _compiler(compile)
-        self._accumulate = wrap([model.state, random_state], [random_state])(self._accumulate_plain)
-        self._apply = wrap([model.state, optimizer.state], [model.state, optimizer.state])(self._apply_plain)
-        self._evaluate = wrap([model.state], [])(self._loss_sums)
+        self._compiles_step = compilation.step
+        step, update = _compiler(compilation.step), _compiler(compilation.update)
+        self._accumulate = step([model.state, random_state], [random_state])(self._accumulate_plain)
+        self._apply = update([model.state, optimizer.state], [model.state, optimizer.state])(
+            self._apply_plain
+        )
+        self._evaluate = step([model.state], [])(self._loss_sums)
 
     @property
     def model(self) -> nn.Module:
@@ -82,7 +85,7 @@ class Stepper:
         self.model.train()
         self._sums = self._accumulate(arrays, self._sums)
         mx.eval(self._sums)
-        return is_new
+        return is_new and self._compiles_step
 
     def discard(self) -> None:
         """Forgets a step that was begun."""
