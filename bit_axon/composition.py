@@ -93,7 +93,8 @@ def explained(error: Exception) -> ConfigError:
         return _unknown_option(error)
     if isinstance(error, OverrideParseException):
         got = f"'{error.override}', which cannot be read"
-        return ConfigError(problem("overrides as key=value", got, "Quote values with commas or spaces."))
+        remedy = "Quote a value with special characters: key='VALUE'."
+        return ConfigError(problem("overrides as key=value", got, remedy))
     text = str(error).strip()
     for pattern, explain in ((_AMBIGUOUS, _several), (_THERE_ALREADY, _there_already), (_KEY, unknown_key)):
         if found := pattern.search(text):

@@ -13,10 +13,10 @@ from bit_axon.composition import CONFIG_ERRORS, conf_dir, explained, plain_value
 from bit_axon.data.loading import digest_sources
 from bit_axon.data.sources import parse_sources
 from bit_axon.errors import BitAxonError, RunDirectoryError, problem
-from bit_axon.outcome import exit_code
 from bit_axon.files import outputs_dir, sha256_file
 from bit_axon.launch import execute
 from bit_axon.models.loading import find_model, model_digest
+from bit_axon.outcome import exit_code
 from bit_axon.provenance import Command, git_state, versions
 from bit_axon.run_directory import ADAPTERS, RunDirectory
 

@@ -142,7 +142,7 @@ def test_a_model_without_blocks_is_wrapped_as_a_whole() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "dorra"}, r"adapter\.name='dorra'.*Did you mean 'dora'"),
+        ({"name": "dorra"}, r"adapter\.name: .*'dorra'.*Did you mean 'dora'"),
         ({"targets": ["q_prj"]}, r"'q_prj', which matches none.*down_proj.*Did you mean 'q_proj'"),
         ({"targets": ["q_proj", "k_prj"]}, r"'k_prj', which matches none"),
         ({"targets": "atn"}, r"Did you mean 'attn'"),

@@ -8,11 +8,12 @@ import datasets
 import pyarrow
 import pytest
 from data_helpers import write_rows
+from huggingface_hub.errors import LocalEntryNotFoundError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from bit_axon.data import json_rows
+from bit_axon.data import hub, json_rows
 from bit_axon.data.hub import read_hub
 from bit_axon.data.reading import Row, digest_sources, read_rows, rows_of_list
 from bit_axon.data.sources import Source, parse_sources
@@ -143,6 +144,7 @@ def test_hub_set(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append((path, config, split, revision))
         return datasets.Dataset.from_list(ROWS)
 
+    monkeypatch.setattr(hub, "snapshot_download", lambda path, **_: path)
     monkeypatch.setattr(datasets, "load_dataset", load)
     rows = list(read_rows(Source("owner/name", config="main", split="train", revision="v1")))
     assert [row.values["text"] for row in rows] == [row["text"] for row in ROWS]
@@ -152,10 +154,21 @@ def test_hub_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_hub_set_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> Any:
-        raise ConnectionError("no route\nto the hub")
+        raise ValueError("Unknown split\nand more")
 
+    monkeypatch.setattr(hub, "snapshot_download", lambda path, **_: path)
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(DataError, match=r"hub data set 'owner/name' \(split train\); got no route\. Check"):
+    with pytest.raises(DataError, match=r"'owner/name' \(split train\); got Unknown split\. Check"):
+        list(read_hub(Source("owner/name")))
+
+
+def test_hub_that_does_not_answer_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise LocalEntryNotFoundError("no route")
+
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    monkeypatch.setattr(datasets, "load_dataset", None)
+    with pytest.raises(DataError, match=r"'owner/name' \(split train\); got nothing in the local cache"):
         list(read_hub(Source("owner/name")))
 
 

@@ -179,7 +179,7 @@ def test_the_mlflow_database_is_locked(run: Runner, small_run: list[str], output
     other = sqlite3.connect(database, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     try:
-        done = run(*small_run, "tracking=mlflow", f"tracking.uri=sqlite:///{database}?timeout=0.1")
+        done = run(*small_run, "tracking=mlflow", f"tracking.uri='sqlite:///{database}?timeout=0.1'")
     finally:
         other.close()
     assert done.code == 0 and done.result["state"] == "finished"

@@ -15,9 +15,13 @@ from bit_axon.models.policy import Policy, array_batch, packing_is_exact
 from bit_axon.schema import AdapterConfig, ModelConfig, TrainingOptions
 from bit_axon.training.adapters import adapter_parameters, attach_adapter
 from bit_axon.training.collate import PairBatchPlan, TokenBatchPlan
+from bit_axon.training.loop import Loop, LoopLimits, LoopParts
+from bit_axon.training.loop_state import LoopState
 from bit_axon.training.methods import build_method
 from bit_axon.training.optimizers import build_optimizer
+from bit_axon.training.records import Evaluation
 from bit_axon.training.scheduler import learning_rate_at
+from bit_axon.training.session import SilentObserver
 from bit_axon.training.stepper import Stepper
 
 
@@ -181,3 +185,33 @@ def test_a_loss_that_is_not_finite_stops_the_run(run: Runner, small_run: list[st
     assert last == done.result["step"]
     lines = [json.loads(line) for line in (done.run_dir / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["text"] == "failed: non_finite_loss"
+
+
+def test_a_cut_by_the_clock_does_not_change_when_the_run_stops_early(tiny_model: Path) -> None:
+    """The evaluation at a cut is none of those that early stopping counts."""
+
+    def losses(step: int) -> Evaluation:
+        return Evaluation(loss=1.0 if step < 6 else 2.0, metrics={}, examples=1)
+
+    def stop_after(seconds: float | None) -> tuple[int, int]:
+        stepping, state, cuts = stepper(tiny_model, "sft"), LoopState(), 0
+        limits = LoopLimits(30, 1, eval_every=4, max_seconds=seconds, early_stop_patience=3)
+        while True:
+            saved: list[dict] = []
+            parts = LoopParts(
+                stepping,
+                plan("sft", 4),
+                learning_rate=lambda step: 0.01,
+                observer=SilentObserver(),
+                evaluate=lambda state=state: losses(state.step),
+                save=lambda state, saved=saved: saved.append(state.to_dict()),
+                clock=lambda state=state: float(state.step),
+            )
+            reason = Loop(parts, limits, state).run()
+            if reason == "early_stop":
+                return state.step, cuts
+            assert reason == "time_limit"
+            state, cuts = LoopState.from_dict(saved[-1]), cuts + 1
+
+    whole, cut = stop_after(None), stop_after(3.0)
+    assert whole == (12, 0) and cut == (12, 4)

@@ -6,6 +6,7 @@ A comment before a block says how the test shortens it; a reader of the page doe
     <!-- test: replace TEXT with OTHER -->       in the block
     <!-- test: file PATH -->                     the block is written there
     <!-- test: skip REASON -->                   not run
+    <!-- test: slow -->                          its section runs with the slow tests
     <!-- test: rows|method NAME|format NAME -->  used by a test of its own
 """
 
@@ -113,7 +114,14 @@ def run_block(block: Block, folder: Path) -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("section", runnable())
+def sections() -> list[Any]:
+    return [
+        pytest.param(name, marks=pytest.mark.slow if any(b.has("slow") for b in found) else (), id=name)
+        for name, found in runnable().items()
+    ]
+
+
+@pytest.mark.parametrize("section", sections())
 def test_examples_run(section: str, tmp_path: Path) -> None:
     for block in runnable()[section]:
         run_block(block, tmp_path)
@@ -208,8 +216,7 @@ def test_every_option_composes_and_passes_the_schema(group: str, option: str) ->
         assert values[group]["name"] == option
 
 
-def test_every_key_has_a_comment_or_inherits_one() -> None:
-    """A YAML option says at its top what it is."""
+def test_every_option_says_at_its_top_what_it_is() -> None:
     silent = [
         f"{group}/{option}" for group, option in OPTIONS if not _first_line(group, option).startswith("#")
     ]

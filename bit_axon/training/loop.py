@@ -98,12 +98,9 @@ class Loop:
         if self.state.evaluated_step < 0:
             self._evaluate()
         reason = self._train()
-        if (
-            reason in ("max_steps", "early_stop", "time_limit")
-            and self.state.evaluated_step < self.state.step
-        ):
+        self._save()  # before the evaluation below: one that a cut brought about must not be remembered
+        if reason in ("max_steps", "early_stop", "time_limit") and self.state.evaluated_step < self.state.step:
             self._evaluate()
-        self._save()
         return reason
 
     def _train(self) -> StopReason:
