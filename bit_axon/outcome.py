@@ -27,35 +27,27 @@ def header(prepared: Prepared, run_dir: Path, resumed_at: int | None) -> dict[st
     """What is about to be trained, for a person to read."""
     config, attached = prepared.config, prepared.attached
     quantization = config.model.quantization
-    adapter = {
-        "type": attached.name,
-        "rank": attached.rank,
-        "scale": attached.scale,
-        "layers": len(attached.paths),
-    }
     return {
         "name": config.name,
-        "model": {
-            "path": config.model.path,
-            "dtype": prepared.base.dtype,
-            **({"bits": quantization.bits} if quantization else {}),
-        },
-        "adapter": adapter if attached.paths else "none: every parameter is trained",
+        "model": config.model.path,
+        "parameters": prepared.base.parameters,
+        "dtype": prepared.base.dtype,
+        "quantization": f"{quantization.bits} bits" if quantization else None,
+        "adapter": attached.name if attached.paths else "none, every parameter is trained",
+        "rank": attached.rank or None,
+        "scale": attached.scale or None,
+        "layers": len(attached.paths) or None,
+        "trainable_parameters": attached.trainable_parameters,
         "method": prepared.method.name,
-        "data": {
-            "training_rows": prepared.train.rows,
-            "validation_rows": prepared.valid.rows if prepared.valid else 0,
-            "packed": "yes" if prepared.packed else "no",
-        },
-        "parameters": {"total": prepared.base.parameters, "trainable": attached.trainable_parameters},
-        "steps": {
-            "max": prepared.limits.max_steps,
-            "batch_size": config.training.batch_size,
-            "micro_batches": config.training.grad_accum_steps,
-        },
+        "packed": prepared.packed or None,
+        "train_rows": prepared.train.rows,
+        "valid_rows": prepared.valid.rows if prepared.valid else None,
+        "max_steps": prepared.limits.max_steps,
+        "batch_size": config.training.batch_size,
+        "grad_accum_steps": config.training.grad_accum_steps,
         "seed": config.seed,
         "run_dir": str(run_dir),
-        "resumed": None if resumed_at is None else f"at step {resumed_at}",
+        "resumed_at": resumed_at,
     }
 
 
@@ -100,7 +92,7 @@ def result_of(
         "epoch": state.epoch,
         "loss": state.loss,
         "eval_loss_before": state.eval_loss_before,
-        "eval_loss": state.eval_loss,
+        "eval_loss": state.eval_loss if state.evaluated_step > 0 or not state.step else None,
         "eval_loss_best": state.eval_loss_best,
         "grad_norm": state.grad_norm,
         "examples": state.examples,

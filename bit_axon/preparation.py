@@ -263,6 +263,8 @@ def _notes(
         dropped = encoded.dropped_too_long + encoded.dropped_masked
         if dropped:
             notes.append(f"{dropped} of {encoded.rows} {name} rows have no token to learn and are left out.")
+    if config.thermal.source != "none" and config.thermal.policy != "off":
+        notes.append("No temperature sensor is read in this version: the run has no thermal limits.")
     if unpacked:
         notes.append("Packing is not exact for this model: examples are batched one per row instead.")
     if config.training.max_steps and config.training.warmup_steps >= config.training.max_steps:

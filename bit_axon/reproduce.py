@@ -48,6 +48,7 @@ def reproduce(run_dir: Path, check: bool, overrides: Sequence[str]) -> int:
             problem("a finished run", f"{run_dir}, which did not finish", f"Finish it with resume={run_dir}.")
         )
     values, config_drift = _recomposed(saved, repro["overrides"], overrides)
+    values["training"]["max_minutes"] = None  # a limit of the clock would cut the repetition elsewhere
     inputs = _changed_inputs(values, saved, repro) if not overrides else []
     _print_drift(config_drift + _changed_versions(repro), inputs)
     if check and inputs:

@@ -5,7 +5,6 @@ Only Hydra is imported here; the rest follows when a run starts, so `--help` is 
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from bit_axon.composition import CONFIG_ERRORS, conf_dir, explained, plain_value
 from bit_axon.errors import BitAxonError, ConfigError, StorageError, problem
 from bit_axon.origins import composed_files, origin
 
-STARTED = time.perf_counter()
 _RESUME = "resume="
 
 
@@ -74,6 +72,8 @@ def _compose_and_run(arguments: Sequence[str]) -> int:
         entry()
     except CONFIG_ERRORS:  # some are OSErrors too
         raise
+    except BrokenPipeError:  # `--help | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     except OSError as error:
         raise _unwritable(error) from error
     finally:

@@ -95,18 +95,18 @@ def test_the_disk_fills_up(
 def test_the_disk_is_too_full_for_a_line_of_metrics(
     mounted: Callable[..., Path], run: Runner, small_run: list[str]
 ) -> None:
-    steps = ["training.max_steps=60", "training.save_every=0", "training.eval_every=0"]
+    steps = ["training.max_steps=50", "training.save_every=0", "training.eval_every=0"]
     whole = run(*small_run, *steps)
-    folder = mounted("size=40k") / "run"
+    folder = mounted("size=36k") / "run"
     done = run(*small_run, *steps, f"hydra.run.dir={folder}")
     assert done.code == 1
     assert f"wanted to write {folder / 'metrics.jsonl'}; got no space left" in only_message(done)
-    assert 0 < len(lines(folder)) < 60
+    assert 0 < len(lines(folder)) < 50
     mounted("size=8m")
     assert run(f"resume={folder}").code == 0
     assert adapter(folder) == adapter(whole.run_dir)
     readable = [json.loads(line) for line in lines(folder) if line.endswith("}")]
-    assert [x["step"] for x in readable if x["kind"] == "train"][-60:] == list(range(1, 61))
+    assert [x["step"] for x in readable if x["kind"] == "train"][-50:] == list(range(1, 51))
 
 
 @pytest.mark.parametrize("size", ["4k", "12k", "20k"])
@@ -211,7 +211,7 @@ def test_the_second_ctrl_c_ends_the_run_at_once(
     small_run: list[str], outputs: Path, tmp_path: Path, run: Runner
 ) -> None:
     """During the first evaluation, which takes a while; the run then goes on from its start."""
-    rows_file(tmp_path / "valid.jsonl", 300)
+    rows_file(tmp_path / "valid.jsonl", 120)
     arguments = [*small_run, "data.packing=false", "training.batch_size=1", "training.eval_every=0"]
     folder = tmp_path / "stopped"
     process = start([*arguments, f"hydra.run.dir={folder}"], outputs)

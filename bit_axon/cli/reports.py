@@ -33,7 +33,7 @@ _HEADER_LINES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         (
             ("max_steps", "{} steps"),
             ("batch_size", "batches of {}"),
-            ("grad_accum_steps", "{} per step"),
+            ("grad_accum_steps", "{} micro-batches per step"),
             ("seed", "seed {}"),
             ("resumed_at", "resumed at step {}"),
         ),
@@ -66,7 +66,9 @@ def show_header(header: Mapping[str, Any], console: Console | None = None) -> No
 
 
 def _header_line(header: Mapping[str, Any], entries: Sequence[tuple[str, str]]) -> str:
-    parts = [form.format(_value(key, header.get(key))) for key, form in entries if header.get(key)]
+    parts = [
+        form.format(_value(key, header.get(key))) for key, form in entries if header.get(key) is not None
+    ]
     return ", ".join(parts)
 
 

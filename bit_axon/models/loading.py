@@ -4,7 +4,9 @@ import importlib.util
 import json
 import math
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -197,9 +199,10 @@ def _quantize(model: nn.Module, settings: dict[str, Any], wanted: QuantizationCo
             )
         )
     _check_group_size(model, wanted.group_size)
-    quantized, _ = quantize_model(
-        model, settings, group_size=wanted.group_size, bits=wanted.bits, mode=wanted.mode
-    )
+    with redirect_stdout(StringIO()):  # mlx-lm reports its progress there
+        quantized, _ = quantize_model(
+            model, settings, group_size=wanted.group_size, bits=wanted.bits, mode=wanted.mode
+        )
     return quantized
 
 

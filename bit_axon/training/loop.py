@@ -85,7 +85,7 @@ class Loop:
     def __init__(self, parts: LoopParts, limits: LoopLimits, state: LoopState):
         self.parts, self.limits, self.state = parts, limits, state
         self._position = Position(parts.plan)
-        self._started = parts.clock()
+        self._started = parts.clock()  # of training: set again once the first evaluation is done
         self._saved_step = state.step
 
     def run(self) -> StopReason:
@@ -97,9 +97,11 @@ class Loop:
         """
         if self.state.evaluated_step < 0:
             self._evaluate()
+        self._started = self.parts.clock()
         reason = self._train()
         self._save()  # before the evaluation below: one that a cut brought about must not be remembered
-        if reason in ("max_steps", "early_stop", "time_limit") and self.state.evaluated_step < self.state.step:
+        is_evaluated = self.state.evaluated_step >= self.state.step
+        if reason in ("max_steps", "early_stop", "time_limit") and not is_evaluated:
             self._evaluate()
         return reason
 
