@@ -4,10 +4,17 @@ import hashlib
 import json
 from pathlib import Path
 
+import mlx_lm
+import numpy as np
 import pytest
 import yaml
 from conftest import Runner
 from safetensors.numpy import load_file
+
+from bit_axon.backend import mx
+from bit_axon.models.loading import load_base
+from bit_axon.schema import ModelConfig
+from bit_axon.training.adapters import attach_saved_adapter
 
 
 def digest(path: Path) -> str:
@@ -110,3 +117,15 @@ def test_a_grid_runs_every_combination(small_run: list[str], outputs: Path) -> N
     assert main(["-m", *small_run, "adapter=lora,dora", "training.max_steps=1"]) == 0
     results = sorted(outputs.glob("sweeps/*/*/result.json"))
     assert [p.parent.name for p in results] == ["0", "1"]
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora", "none"])
+def test_mlx_lm_loads_a_run(adapter: str, run: Runner, small_run: list[str], tiny_model: Path) -> None:
+    done = run(*small_run, f"adapter={adapter}")
+    tokens = mx.array([[5, 9, 300, 17, 42]])
+    theirs, _ = mlx_lm.load(str(tiny_model), adapter_path=str(done.run_dir))
+    ours = load_base(ModelConfig(path=str(tiny_model)), seed=0).model
+    untrained = np.array(ours(tokens))
+    attach_saved_adapter(ours, done.run_dir)
+    np.testing.assert_allclose(np.array(theirs(tokens)), np.array(ours(tokens)), atol=1e-5)
+    assert np.abs(untrained - np.array(ours(tokens))).max() > 1e-2
