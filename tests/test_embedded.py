@@ -135,7 +135,7 @@ def test_demo_has_enough_rows_of_every_family(demo_rows) -> None:
     for rows in demo_rows.values():
         assert all(set(row) == {"prompt", "chosen", "rejected"} for row in rows)
         assert all(row["chosen"] != row["rejected"] for row in rows)
-        counts = Counter(row["chosen"].split("\n")[0] for row in rows)
+        counts = Counter(row["chosen"].split("\n")[1] for row in rows)
         assert set(counts) == {f"Task: {family}" for family in tasks.FAMILIES}
         assert len(set(counts.values())) == 1
 
@@ -150,9 +150,9 @@ def test_no_held_out_prompt_is_ever_trained_on(demo_rows) -> None:
 
 def test_pretraining_never_shows_the_house_form(demo_rows) -> None:
     chosen = [row["chosen"] for rows in demo_rows.values() for row in rows]
-    assert all(text.startswith("Task: ") and "\nAnswer: " in text for text in chosen)
+    assert all(text.startswith("Answer: ") and "\nTask: " in text for text in chosen)
     completions = [row["completion"] for row in read("pretrain/train?rows=5000")]
-    assert not any(text.startswith("Task: ") or "\n" in text for text in completions)
+    assert not any("Task: " in text or "\n" in text for text in completions)
 
 
 def test_pretraining_rows_follow_rows_and_seed() -> None:
@@ -235,7 +235,7 @@ def test_the_base_answers_right_but_not_in_the_house_form(demo_rows) -> None:
     prompts = [[{"role": "user", "content": row["prompt"]}] for row in rows]
     tokens = [tokenizer.apply_chat_template(prompt, add_generation_prompt=True) for prompt in prompts]
     answers = batch_generate(model, tokenizer, tokens, max_tokens=24).texts
-    right = [row["chosen"].split("\nAnswer: ")[1] for row in rows]
+    right = [row["chosen"].split("\n")[0].removeprefix("Answer: ") for row in rows]
     assert not any(answer == row["chosen"] for answer, row in zip(answers, rows, strict=True))
     assert sum(answer.endswith(f" {content}") for answer, content in zip(answers, right, strict=True)) >= 20
 
