@@ -2,8 +2,8 @@
 
 The base model answers in four native forms; the demo data teaches another, the house form, that it never saw:
 
+    Answer: 3 5 9
     Task: sorting
-    Answer: 7 19 42
 """
 
 from random import Random
@@ -29,5 +29,5 @@ def native(task: Task, rng: Random) -> str:
 
 
 def house(family: str, answer: str) -> str:
-    """An answer in the wanted form: the kind of task on one line, the answer on the next."""
-    return f"Task: {family}\nAnswer: {answer}"
+    """An answer in the wanted form: the answer on one line, the kind of task on the next."""
+    return f"Answer: {answer}\nTask: {family}"
