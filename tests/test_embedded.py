@@ -237,7 +237,7 @@ def test_the_base_answers_right_but_not_in_the_house_form(demo_rows) -> None:
     answers = batch_generate(model, tokenizer, tokens, max_tokens=24).texts
     right = [row["chosen"].split("\n")[0].removeprefix("Answer: ") for row in rows]
     assert not any(answer == row["chosen"] for answer, row in zip(answers, rows, strict=True))
-    assert sum(answer.endswith(f" {content}") for answer, content in zip(answers, right, strict=True)) >= 20
+    assert sum(answer.endswith(f" {content}") for answer, content in zip(answers, right, strict=True)) >= 22
 
 
 def test_export_writes_float16_and_refuses_what_is_no_pretraining_run(tmp_path: Path) -> None:

@@ -276,7 +276,3 @@ def test_exit_codes_are_those_of_the_errors() -> None:
     shown = {int(row[0]) for row in table("code")}
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.BitAxonError)]
     assert shown == {c.exit_code for c in classes} | set(EXIT_CODES.values()) | {EXIT_INTERRUPTED}
-
-
-def test_the_place_for_measured_numbers_is_there_once() -> None:
-    assert README.splitlines().count("<!-- nano-numbers -->") == 1

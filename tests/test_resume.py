@@ -114,4 +114,3 @@ def test_a_half_written_checkpoint_is_passed_over(
     assert run(f"resume={folder}").code == 0
     assert adapter(folder) == uninterrupted
     assert not torn.exists()
-
