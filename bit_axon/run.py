@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from bit_axon.cli.failures import report_failure
 from bit_axon.composition import CONFIG_ERRORS, conf_dir, explained, plain_values, register_resolvers
 from bit_axon.errors import BitAxonError, ConfigError, StorageError, problem
+from bit_axon.help import asks_for_help, show_help
 from bit_axon.origins import composed_files, origin
 
 _RESUME = "resume="
@@ -27,8 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         arguments = _in_hydras_order(given)
+        if asks_for_help(arguments):
+            show_help(arguments)
+            return 0
         folder = _run_to_resume(arguments)
         return _compose_and_run(arguments) if folder is None else _resume(folder, arguments)
+    except BrokenPipeError:  # `--help | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+        return 0
     except CONFIG_ERRORS as error:
         return report_failure(explained(error))
     except (Exception, KeyboardInterrupt) as error:
@@ -72,8 +79,8 @@ def _compose_and_run(arguments: Sequence[str]) -> int:
         entry()
     except CONFIG_ERRORS:  # some are OSErrors too
         raise
-    except BrokenPipeError:  # `--help | head`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise _unwritable(error) from error
     finally:

@@ -59,6 +59,7 @@ LAYERS = {
     "outcome": 5,
     "composition": 6,
     "launch": 6,
+    "help": 6,
     "origins": 6,
     "reproduce": 6,
     "resuming": 6,
