@@ -209,3 +209,9 @@ def test_status_tells_what_is_left_to_send(tmp_path: Path, monkeypatch: pytest.M
     assert tracking_status(run_dir).uri == "http://***@h:1"
     append_lines(run_dir, [train_line(3, 1.0, START_MS)])
     assert not tracking_status(run_dir).complete
+
+
+def test_names_of_runs_begin_with_what_was_run() -> None:
+    assert run_name(Path("runs/20261121-150308-630703-nano-lora-orpo")) == "nano-lora-orpo 20261121-150308"
+    assert run_name(Path("runs/evening")) == "evening"
+    assert run_name(Path("sweeps/20261121-140942-400707/3")) == "20261121-140942-400707-3"

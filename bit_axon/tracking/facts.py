@@ -1,6 +1,7 @@
 """What a run directory says about its run, as MLflow's params, tags, note, inputs and final figures."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ _MAX_DIGEST_CHARACTERS = 36
 _MAX_NAME_CHARACTERS = 500
 # Not part of the experiment: where it is mirrored, how it was labelled, what it continued.
 _NOT_PARAMS = ("tags", "tracking", "resume")
+_STAMPED = re.compile(r"(?P<stamp>\d{8}-\d{6})-\d+-(?P<name>.+)")
 _STATUS_OF_STATE = {
     "finished": "FINISHED",
     "pruned": "FINISHED",
@@ -85,8 +87,14 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def run_name(run_dir: Path) -> str:
-    """The directory's name; a numbered job of a sweep is told apart by the sweep's name."""
-    return f"{run_dir.parent.name}-{run_dir.name}" if run_dir.name.isdigit() else run_dir.name
+    """The directory's name with its stamp behind, since MLflow's table shows the beginning of a name.
+
+    A numbered job of a sweep is told apart by the sweep's name.
+    """
+    if run_dir.name.isdigit():
+        return f"{run_dir.parent.name}-{run_dir.name}"
+    stamped = _STAMPED.fullmatch(run_dir.name)
+    return f"{stamped['name']} {stamped['stamp']}" if stamped else run_dir.name
 
 
 def mlflow_status(state: str) -> str:

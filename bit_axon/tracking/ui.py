@@ -1,5 +1,6 @@
 """MLflow's user interface on this project's store."""
 
+import json
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ from bit_axon.tracking.locks import opening
 _POLL_SECONDS = 0.25
 _STOP_SECONDS = 10.0
 _SHOWN_LOG_LINES = 15
+_EXPERIMENT = "bit_axon"  # the default of tracking.experiment
 
 
 def run_ui(
@@ -94,7 +96,7 @@ def _serve(
     try:
         with opening(uri):  # the server makes the schema of a new database
             _wait_for_answer(server, url)
-        say(f"ready: {url}   (Ctrl-C ends it)" if server.poll() is None else "it ended at once")
+        say(f"ready: {_runs_page(url)}   (Ctrl-C ends it)" if server.poll() is None else "it ended at once")
         server.wait()
     except KeyboardInterrupt:
         say("stopping ...")
@@ -115,6 +117,17 @@ def _serve(
 def _wait_for_answer(server: "subprocess.Popen[bytes]", url: str) -> None:
     while server.poll() is None and not _answers(url):
         time.sleep(_POLL_SECONDS)
+
+
+def _runs_page(url: str) -> str:
+    """The table of runs; MLflow's own first page is one for agents and their traces."""
+    query = f"{url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={_EXPERIMENT}"
+    try:
+        with urllib.request.urlopen(query, timeout=5.0) as reply:
+            place = f"experiments/{json.load(reply)['experiment']['experiment_id']}/runs"
+    except (urllib.error.URLError, OSError, ValueError, KeyError):
+        place = "experiments"  # no run yet
+    return f"{url}/#/{place}?workflowType=machine_learning"
 
 
 def _answers(url: str) -> bool:
