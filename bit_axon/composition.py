@@ -1,7 +1,7 @@
 """From Hydra's composed config to the run's checked config, and Hydra's errors in plain words."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,11 @@ def _slug(name: str | None) -> str:
     if name is None:
         return "run"
     return re.sub(r"[^\w.-]+", "-", str(name)).strip("-.")[:80] or "run"
+
+
+def with_free_tags(overrides: Sequence[str]) -> list[str]:
+    """Tags have no fixed names, so Hydra would ask for a + before each."""
+    return [f"++{override}" if override.startswith("tags.") else override for override in overrides]
 
 
 def plain_values(config: DictConfig) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Starts a composed run: checks it, prepares it, and runs it with console and tracking attached."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bit_axon.cli.console import ConsoleObserver
-from bit_axon.data.sources import SourceDigest
+from bit_axon.data.sources import changed_source
 from bit_axon.errors import DataError, ModelError, problem
 from bit_axon.experiment import run_experiment
 from bit_axon.preparation import Prepared, prepare
@@ -110,20 +110,13 @@ def _refuse_other_inputs(prepared: Prepared, repro: Mapping[str, Any]) -> None:
     remedy = "Put the old content back to continue that run, or start a new run without resume=."
     now = {"train": prepared.train.files, "valid": prepared.valid.files if prepared.valid else ()}
     for split, files in now.items():
-        if place := _changed_file(repro["data"][split], files):
+        if place := changed_source(repro["data"][split], files):
             raise DataError(problem("the rows the run was started with", "others", remedy, where=place))
     found = {"model": prepared.base.digest, "tokenizer": prepared.tokenizer.digest}
     for name, digest in found.items():
         if repro[name]["digest"] != digest:
             place = str(prepared.base.folder)
             raise ModelError(problem(f"the {name} the run was started with", "another", remedy, where=place))
-
-
-def _changed_file(recorded: Sequence[Mapping[str, Any]], files: Sequence[SourceDigest]) -> str | None:
-    """The first file whose content is not what it was, if there is one."""
-    old = {file["path"]: file["sha256"] for file in recorded}
-    new = {file.path: file.sha256 for file in files}
-    return next((path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)), None)
 
 
 def _tracking(config: RunConfig, run_dir: Path, console: ConsoleObserver) -> TrackingWriter | None:

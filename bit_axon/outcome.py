@@ -84,7 +84,8 @@ def result_of(
     """The values of result.json; `before` and `after` are the answers to the held-out prompts."""
     count = prepared.config.data.accuracy_prompts
     measured = state.measured_seconds
-    metrics = state.eval_metrics or state.metrics
+    evaluated = state.evaluated_step > 0 or not state.step
+    metrics = state.eval_metrics if evaluated and state.eval_metrics else state.metrics
     return {
         "state": STATES[reason],
         "stop_reason": reason,
@@ -92,7 +93,7 @@ def result_of(
         "epoch": state.epoch,
         "loss": state.loss,
         "eval_loss_before": state.eval_loss_before,
-        "eval_loss": state.eval_loss if state.evaluated_step > 0 or not state.step else None,
+        "eval_loss": state.eval_loss if evaluated else None,
         "eval_loss_best": state.eval_loss_best,
         "grad_norm": state.grad_norm,
         "examples": state.examples,

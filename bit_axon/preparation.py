@@ -1,7 +1,7 @@
 """Everything a run needs, built and checked before anything is written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from bit_axon.backend import detect
@@ -57,7 +57,9 @@ def prepare(config: RunConfig) -> Prepared:
     tokenizer = QwenTokenizerWrapper(folder, config.model.chat_template)
     train = _encode(config, method, tokenizer, train_sources)
     valid = _encode(config, method, tokenizer, valid_sources) if valid_sources else None
-    base = load_base(config.model, seed=config.seed)
+    trains_base = config.adapter.name == "none"
+    wanted = replace(config.model, dtype="float32") if trains_base else config.model
+    base = load_base(wanted, seed=config.seed)
     vocab_size = _check_vocabulary(base, tokenizer)
     wants_packing = config.data.packing and method.kind == "tokens"
     packed = wants_packing and packing_is_exact(base.model, vocab_size)
@@ -96,6 +98,24 @@ def _check_before_loading(config: RunConfig) -> None:
                 where="training",
             ),
             keys=("training.max_steps", "training.epochs"),
+        )
+    if options.early_stop_patience is not None and config.data.valid is None:
+        raise ConfigError(
+            problem(
+                "validation data to stop early by",
+                "training.early_stop_patience without data.valid",
+                "Set data.valid, or training.early_stop_patience=null.",
+                where="training.early_stop_patience",
+            )
+        )
+    if config.adapter.name == "none" and config.model.dtype in ("float16", "bfloat16"):
+        raise ConfigError(
+            problem(
+                "float32 weights to train all of them",
+                f"model.dtype={config.model.dtype} with adapter=none",
+                "Small updates would vanish in 16 bits; set model.dtype=float32 or null.",
+                where="model.dtype",
+            )
         )
     if options.min_learning_rate > options.learning_rate:
         raise ConfigError(

@@ -9,9 +9,16 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from bit_axon.backend import detect
-from bit_axon.composition import CONFIG_ERRORS, conf_dir, explained, plain_values, register_resolvers
+from bit_axon.composition import (
+    CONFIG_ERRORS,
+    conf_dir,
+    explained,
+    plain_values,
+    register_resolvers,
+    with_free_tags,
+)
 from bit_axon.data.loading import digest_sources
-from bit_axon.data.sources import parse_sources
+from bit_axon.data.sources import changed_source, parse_sources
 from bit_axon.errors import BitAxonError, RunDirectoryError, problem
 from bit_axon.files import outputs_dir, sha256_file
 from bit_axon.launch import execute
@@ -19,6 +26,7 @@ from bit_axon.models.loading import find_model, model_digest
 from bit_axon.outcome import exit_code
 from bit_axon.provenance import Command, git_state, versions
 from bit_axon.run_directory import ADAPTERS, RunDirectory
+from bit_axon.tokenizer import QwenTokenizerWrapper
 
 _UNCOMPARED = ("resume", "name")
 
@@ -102,7 +110,8 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any]:
     named = any(override.startswith("name=") for override in overrides)
     try:
         with initialize_config_dir(conf_dir(), version_base="1.3"):
-            config = compose("config", [*overrides, *([] if named else ["name=null"])])
+            given = with_free_tags([*overrides, *([] if named else ["name=null"])])
+            config = compose("config", given)
         return plain_values(config)
     except CONFIG_ERRORS as error:
         raise explained(error) from None
@@ -114,15 +123,17 @@ def _changed_inputs(
     """Data files and model files whose bytes are not those of the run."""
     changed: list[str] = []
     for split in ("train", "valid"):
-        recorded = {file["path"]: file["sha256"] for file in repro["data"][split]}
         if saved["data"][split] is None:
             continue
-        for file in digest_sources(parse_sources(values["data"][split], split=split)):
-            if recorded.get(file.path) != file.sha256:
-                changed.append(f"data.{split}: {file.path} has changed")
-    digest = model_digest(find_model(values["model"]["path"], values["model"]["revision"]))
-    if digest != repro["model"]["digest"]:
-        changed.append(f"model.path: {values['model']['path']} has changed")
+        now = digest_sources(parse_sources(values["data"][split], split=split))
+        if place := changed_source(repro["data"][split], now):
+            changed.append(f"data.{split}: {place} has changed")
+    model = values["model"]
+    folder = find_model(model["path"], model["revision"])
+    if model_digest(folder) != repro["model"]["digest"]:
+        changed.append(f"model.path: the weights or config of {model['path']} have changed")
+    if QwenTokenizerWrapper(folder, model["chat_template"]).digest != repro["tokenizer"]["digest"]:
+        changed.append(f"model.path: the tokenizer or chat template of {model['path']} has changed")
     return changed
 
 

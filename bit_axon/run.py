@@ -15,10 +15,18 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from bit_axon.cli.failures import report_failure
-from bit_axon.composition import CONFIG_ERRORS, conf_dir, explained, plain_values, register_resolvers
+from bit_axon.composition import (
+    CONFIG_ERRORS,
+    conf_dir,
+    explained,
+    plain_values,
+    register_resolvers,
+    with_free_tags,
+)
 from bit_axon.errors import BitAxonError, ConfigError, StorageError, problem
 from bit_axon.help import asks_for_help, show_help
 from bit_axon.origins import composed_files, origin
+from bit_axon.stopping import EXIT_INTERRUPTED
 
 _RESUME = "resume="
 
@@ -46,8 +54,7 @@ def _in_hydras_order(given: Sequence[str]) -> list[str]:
     """Overrides first: Hydra's parser refuses an override behind a flag that follows another override."""
     overrides = [a for a in given if "=" in a and not a.startswith("-")]
     flags = [a for a in given if "=" not in a or a.startswith("-")]
-    # Tags have no fixed names, so Hydra would ask for a + before each.
-    return [*(f"++{a}" if a.startswith("tags.") else a for a in overrides), *flags]
+    return [*with_free_tags(overrides), *flags]
 
 
 def _run_to_resume(arguments: Sequence[str]) -> str | None:
@@ -58,7 +65,11 @@ def _run_to_resume(arguments: Sequence[str]) -> str | None:
 def _resume(folder: str, arguments: Sequence[str]) -> int:
     from bit_axon.resuming import resume_run
 
-    overrides = [a for a in arguments if not a.startswith((_RESUME, "-"))]
+    flags = [a for a in arguments if a.startswith("-")]
+    if flags:
+        got = f"{' '.join(flags)} beside it"
+        raise ConfigError(problem("resume=RUN_DIR on its own", got, "Leave the flag out."))
+    overrides = [a for a in arguments if not a.startswith(_RESUME)]
     return resume_run(Path(folder), overrides)
 
 
@@ -69,6 +80,9 @@ def _compose_and_run(arguments: Sequence[str]) -> int:
     exit_codes: list[int] = []
 
     def job(config: DictConfig) -> Any:
+        if EXIT_INTERRUPTED in exit_codes:  # a stop is meant for the whole grid
+            _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+            return None
         code, objective = _job(config)
         exit_codes.append(code)
         return objective

@@ -136,6 +136,8 @@ def test_quantization_that_does_not_exist(refused: Refused, small_run: list[str]
         ),
         (["training.max_steps=null"], ["got neither"]),
         (["adapter=none", "model.quantization={bits: 4}"], ["quantization with adapter=none", "none.yaml:3"]),
+        (["adapter=none", "model.dtype=bfloat16"], ["model.dtype=bfloat16 with adapter=none", "float32"]),
+        (["training.early_stop_patience=2", "data.valid=null"], ["without data.valid"]),
         (["training.min_learning_rate=1"], ["at most training.learning_rate", "Lower it"]),
         (["adapter.rslora=true"], ["adapter.alpha when adapter.rslora"]),
         (["tracking=mlflow", "tracking.uri=nonsense"], ["MLflow store; got 'nonsense'", "sqlite:///"]),

@@ -1,6 +1,7 @@
 """The training guide's code samples, run as they stand there with a small model and fewer steps."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,19 @@ import pytest
 from conftest import ROOT
 
 from bit_axon.backend import mx
+from bit_axon.errors import ConfigError, DataError
 from bit_axon.models.loading import load_base
 from bit_axon.schema import ModelConfig, TrainingOptions
 from bit_axon.tokenizer import QwenTokenizerWrapper
-from bit_axon.training import SFTDataset, Trainer, TrainingConfig, apply_lora_to_model
+from bit_axon.training import (
+    ORPODataset,
+    ORPOTrainer,
+    SFTDataset,
+    Trainer,
+    TrainingConfig,
+    apply_lora_to_model,
+)
+from bit_axon.training.config import from_run_values, to_run_values
 from bit_axon.training.optimizers import build_optimizer
 
 GUIDE = ROOT.parent / "shared" / "spec" / "training_guide.txt"
@@ -144,3 +154,53 @@ def test_a_second_trainer_resumes(names: dict[str, Any]) -> None:
     first = Trainer(model, config, dataset).train()
     again = Trainer(model, config, dataset).train()
     assert again == first
+
+
+def test_the_same_model_goes_on_as_a_fresh_one_would(names: dict[str, Any], tiny_model: Path) -> None:
+    """With dropout: what is tried out before training must not depend on the mode a model was left in."""
+    dataset = SFTDataset("train.jsonl", names["tokenizer"])
+    options = {"max_steps": 4, "warmup_steps": 1, "save_every": 2, "lora_dropout": 0.1}
+
+    def resumed_after_step_two(output_dir: str, model: Any) -> dict[str, Any]:
+        shutil.rmtree(Path(output_dir) / "step_00000004")
+        return Trainer(model, TrainingConfig(**options, output_dir=output_dir), dataset).train()
+
+    model = names["model"].eval()
+    apply_lora_to_model(model, dropout=0.1)
+    whole = Trainer(model, TrainingConfig(**options, output_dir="here"), dataset).train()
+    assert not model.training
+    shutil.copytree("here", "there")
+    fresh = load_base(ModelConfig(path=str(tiny_model)), seed=0).model
+    apply_lora_to_model(fresh, dropout=0.1)
+    assert resumed_after_step_two("here", model) == whole
+    assert resumed_after_step_two("there", fresh) == whole
+
+
+def test_orpo_uses_beta_whatever_the_mode_says(names: dict[str, Any]) -> None:
+    losses = []
+    for beta, mode in ((0.1, "sft"), (2.0, "sft"), (2.0, "orpo")):
+        model = load_base(ModelConfig(path=names["tokenizer"].name), seed=0).model
+        apply_lora_to_model(model)
+        config = TrainingConfig(beta=beta, training_mode=mode, max_steps=1, output_dir=f"{beta}{mode}")
+        losses.append(
+            ORPOTrainer(model, config, ORPODataset("prefs.jsonl", names["tokenizer"])).train()["loss"]
+        )
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3) and losses[1] == pytest.approx(losses[2], rel=1e-3)
+
+
+def test_the_flat_config_and_the_composed_one_say_the_same() -> None:
+    config = TrainingConfig(training_mode="orpo", beta=0.3, use_dora=False, lora_scale=4.0, seed=7)
+    assert from_run_values(to_run_values(config)) == config
+    with pytest.raises(ConfigError, match="alpha"):
+        from_run_values({"adapter": {"name": "lora", "scale": None, "alpha": 16.0}})
+    for wrong in ({"training_mode": "dpo"}, {"beta": -1.0}, {"max_steps": 0}, {"lora_dropout": 1.0}):
+        with pytest.raises(ConfigError):
+            TrainingConfig(**wrong)
+
+
+def test_rows_whose_answer_is_cut_away_are_left_out(names: dict[str, Any]) -> None:
+    model = names["model"]
+    apply_lora_to_model(model)
+    config = TrainingConfig(max_steps=1, max_seq_len=8)
+    with pytest.raises(DataError, match="none of which has one"):
+        Trainer(model, config, SFTDataset("train.jsonl", names["tokenizer"])).train()

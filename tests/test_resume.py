@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Runner
 
+from bit_axon.training.checkpoint import get_latest_checkpoint
+
 STEPS = ["training.max_steps=30", "training.save_every=3", "training.eval_every=10", "adapter.dropout=0.1"]
 
 
@@ -114,3 +116,23 @@ def test_a_half_written_checkpoint_is_passed_over(
     assert run(f"resume={folder}").code == 0
     assert adapter(folder) == uninterrupted
     assert not torn.exists()
+
+
+def test_a_kill_between_a_checkpoint_and_its_replacement(tmp_path: Path) -> None:
+    replaced = tmp_path / ".step_00000004.77.old"
+    replaced.mkdir()
+    (replaced / "training_state.json").write_text('{"step": 4, "loss": 1.0}')
+    assert get_latest_checkpoint(tmp_path) == tmp_path / "step_00000004"
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_grid(small_run: list[str], outputs: Path) -> None:
+    process = start(["-m", *small_run, "training.max_steps=400", "seed=0,1,2"], outputs)
+    deadline = time.monotonic() + 60
+    while not list(outputs.glob("sweeps/*/0/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert [p.parent.name for p in outputs.glob("sweeps/*/*/metrics.jsonl")] == ["0"]

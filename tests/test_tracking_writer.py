@@ -59,7 +59,7 @@ def sent_steps(run_dir: Path, uri: str) -> list[int]:
 def test_points_appear_while_the_run_goes_and_the_end_at_close(tmp_path: Path, database: Path) -> None:
     uri, said = f"sqlite:///{database}", list[str]()
     run_dir = make_run(tmp_path / "run", steps=0)
-    writer = TrackingWriter(run_dir, uri, "e", say=said.append, flush_seconds=0.01)
+    writer = TrackingWriter(run_dir, uri, "e", say=said.append, flush_seconds=0.01, start_delay_seconds=0.0)
     writer.start()
     append_lines(run_dir, [train_line(1, 2.0)])
     writer.notify()
@@ -93,7 +93,12 @@ def test_an_absent_server_costs_the_run_nothing(tmp_path: Path, database: Path, 
     said: list[str] = []
     run_dir = make_run(tmp_path / "run", steps=0)
     writer = TrackingWriter(
-        run_dir, f"http://127.0.0.1:{closed_port}", "e", say=said.append, flush_seconds=0.01
+        run_dir,
+        f"http://127.0.0.1:{closed_port}",
+        "e",
+        say=said.append,
+        flush_seconds=0.01,
+        start_delay_seconds=0.0,
     )
     writer.start()
     notify_seconds: list[float] = []
@@ -119,7 +124,7 @@ def test_an_absent_server_costs_the_run_nothing(tmp_path: Path, database: Path, 
 def test_a_locked_database_is_waited_for(tmp_path: Path, database: Path) -> None:
     uri, said = f"sqlite:///{database}", list[str]()
     run_dir = make_run(tmp_path / "run", steps=5)
-    writer = TrackingWriter(run_dir, uri, "e", say=said.append, flush_seconds=0.01)
+    writer = TrackingWriter(run_dir, uri, "e", say=said.append, flush_seconds=0.01, start_delay_seconds=0.0)
     other = sqlite3.connect(database, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     writer.start()
@@ -141,7 +146,7 @@ def test_a_store_that_comes_back_gets_everything(tmp_path: Path, database: Path)
     folder.write_text("a file where the store's folder should be")
     run_dir = make_run(tmp_path / "run", steps=3)
     uri = f"sqlite:///{folder}/mlflow.db"
-    writer = TrackingWriter(run_dir, uri, "e", say=said.append, flush_seconds=0.01)
+    writer = TrackingWriter(run_dir, uri, "e", say=said.append, flush_seconds=0.01, start_delay_seconds=0.0)
     writer.start()
     writer.notify()
     assert eventually(lambda: len(said) == 1)

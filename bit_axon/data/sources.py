@@ -52,6 +52,18 @@ class SourceDigest:
     rows: int
 
 
+def changed_source(recorded: Iterable[Mapping[str, Any]], now: Iterable[SourceDigest]) -> str | None:
+    """The first place whose content is not what was recorded, or that came or went; None if all is equal.
+
+    Args:
+        recorded: the fields of `SourceDigest`, as repro.json has them.
+        now: what is there.
+    """
+    old = {file["path"]: file["sha256"] for file in recorded}
+    new = {file.path: file.sha256 for file in now}
+    return next((path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)), None)
+
+
 def parse_sources(value: Any, *, split: str | None = None) -> tuple[Source, ...]:
     """Sources from a config value: a path, a mapping with `path` and `weight`, or a list of these.
 

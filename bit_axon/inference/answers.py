@@ -7,8 +7,8 @@ from mlx_lm import batch_generate
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from bit_axon.data.loading import PromptRow, prompt_ids
+from bit_axon.models.modes import evaluating
 from bit_axon.tokenizer import QwenTokenizerWrapper
-from bit_axon.training.stepper import evaluating
 
 
 def greedy_answers(

@@ -18,7 +18,7 @@ from bit_axon.training.losses import token_logps
 
 _CHUNK_BYTES = 64 << 20  # of float32 logits at a time
 _PROBE_TOKENS = 12
-_TOLERANCE = 1e-5
+_TOLERANCES = {mx.float32: 1e-5, mx.float16: 5e-3, mx.bfloat16: 4e-2}  # of the largest logit
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def split_model(model: nn.Module, vocab_size: int) -> SplitModel | None:
         error, size = mx.max(mx.abs(whole - parts)), mx.max(mx.abs(whole))
     except (TypeError, ValueError, AttributeError):
         return None
-    if (error > _TOLERANCE * size).item():
+    if (error > _TOLERANCES[whole.dtype] * size).item():
         return None
     return SplitModel(body, head, head_is_frozen=not tree_flatten(layer.trainable_parameters()))
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from bit_axon.backend import mx
 from bit_axon.models.head import split_model, target_logps
+from bit_axon.models.modes import evaluating
 from bit_axon.training.batches import Batch
 from bit_axon.training.losses import token_logps
 
@@ -91,7 +92,8 @@ class Policy:
     def __init__(self, model: nn.Module, *, packed: bool, vocab_size: int):
         self.model = model
         self.packed = packed
-        self._split = split_model(model, vocab_size)
+        with evaluating(model):
+            self._split = split_model(model, vocab_size)
 
     def token_logps(self, batch: ArrayBatch) -> mx.array:
         """`(B, T)` float32: log p(token t | tokens before t of its segment); 0 where it is no target.
@@ -127,6 +129,11 @@ def packing_is_exact(model: nn.Module, vocab_size: int) -> bool:
     key = mx.random.key(0)
     tokens = mx.random.randint(0, vocab_size, (1, 2 * length), key=key)
     segments = mx.repeat(mx.array([[1, 2]]), length, axis=1)
+    with evaluating(model):
+        return _is_exact(model, tokens, segments, length)
+
+
+def _is_exact(model: nn.Module, tokens: mx.array, segments: mx.array, length: int) -> bool:
     alone = mx.concatenate(
         [_logits_of(model(tokens[:, :length])), _logits_of(model(tokens[:, length:]))], axis=1
     )

@@ -35,8 +35,8 @@ def print_to_stderr(text: str) -> None:
 class TrackingWriter:
     """Mirrors a run directory in a daemon thread; the training thread only calls `notify`.
 
-    MLflow is imported in the thread, at the first record or after `start_delay_seconds`, so that a run
-    starts as fast as without it. Errors are said once and tried again later; none reaches the caller.
+    MLflow is imported in the thread, `start_delay_seconds` after the start or at the end: importing it
+    takes two seconds of a core, which a short run would feel and a long one does not. Errors are said once and tried again later; none reaches the caller.
     `say` is called from the thread.
     """
 
@@ -48,7 +48,7 @@ class TrackingWriter:
         *,
         say: Callable[[str], None] = print_to_stderr,
         flush_seconds: float = 1.0,
-        start_delay_seconds: float = 10.0,
+        start_delay_seconds: float = 60.0,
     ) -> None:
         self._run_dir = run_dir
         self._uri = absolute_uri(uri)
@@ -97,7 +97,7 @@ class TrackingWriter:
         return False
 
     def _work(self) -> None:
-        self._wake.wait(self._start_delay_seconds)
+        self._closing.wait(self._start_delay_seconds)
         with ExitStack() as held:
             while not self._closing.is_set():
                 self._wake.clear()

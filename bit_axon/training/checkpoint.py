@@ -70,6 +70,7 @@ def save_checkpoint(
 def checkpoints(output_dir: str | Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
     folder = Path(output_dir)
+    _recover(folder)
     found = [p for p in folder.glob("step_*") if _NAME.fullmatch(p.name) and (p / STATE).is_file()]
     return sorted(found, key=lambda p: int(p.name.removeprefix("step_")))
 
@@ -132,6 +133,14 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 def save_adapter_only(model: nn.Module, path: str | Path) -> None:
     """Writes the trained parameters alone, for sharing or deployment."""
     save_tensors(Path(path), adapter_parameters(model))
+
+
+def _recover(folder: Path) -> None:
+    """Puts a checkpoint back that a kill caught between being replaced and its replacement."""
+    for replaced in folder.glob(".step_*.old"):
+        final = folder / replaced.name.removeprefix(".").partition(".")[0]
+        if not final.exists():
+            os.rename(replaced, final)
 
 
 def _rotate(folder: Path, *, newest: Path, keep: int) -> None:

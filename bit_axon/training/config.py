@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bit_axon.errors import ConfigError, problem
 from bit_axon.schema import AdapterConfig, TrainingOptions
 from bit_axon.validation import check
 
@@ -62,6 +63,10 @@ class TrainingConfig:
         values = to_run_values(self)
         check(TrainingOptions, values["training"], path="training")
         check(AdapterConfig, values["adapter"], path="adapter")
+        if self.training_mode not in ("sft", "orpo"):
+            raise ConfigError(problem("training_mode sft or orpo", repr(self.training_mode), "Change it."))
+        if not self.beta > 0:
+            raise ConfigError(problem("beta above 0", repr(self.beta), "Change it; the default is 0.1."))
 
 
 # The only place that knows both names. A dotted key is a path in the composed config.
@@ -113,8 +118,23 @@ def to_run_values(config: TrainingConfig) -> dict[str, Any]:
 
 
 def from_run_values(values: Mapping[str, Any], *, output_dir: str = "checkpoints") -> TrainingConfig:
-    """The flat config of a composed one; keys it has no field for are left out, absent ones default."""
+    """The flat config of a composed one; keys it has no field for are left out, absent ones default.
+
+    Raises:
+        ConfigError: an adapter that the flat config cannot express: none, alpha, or targets by preset.
+    """
     found: dict[str, Any] = {}
+    adapter = values.get("adapter", {})
+    wanted = {"name": adapter.get("name", "dora") in ("lora", "dora"), "alpha": adapter.get("alpha") is None}
+    wanted["targets"] = adapter.get("targets", "all") == "all" or isinstance(adapter["targets"], list)
+    for key in (key for key, expressible in wanted.items() if not expressible):
+        raise ConfigError(
+            problem(
+                "an adapter with lora or dora, a scale, and named targets",
+                f"adapter.{key}={adapter[key]!r}",
+                "Set scale in place of alpha, and a list in place of a preset.",
+            )
+        )
     for name, key in FIELD_TO_KEY.items():
         node: Any = values
         for part in key.split("."):

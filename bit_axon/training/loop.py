@@ -156,10 +156,10 @@ class Loop:
 
     def _check_finite(self, result: StepResult) -> None:
         if not _is_finite(result.loss) or not _is_finite(result.grad_norm):
-            kept = f"step {self._saved_step}" if self._saved_step else "none, the run had just begun"
+            kept = f"step {self._saved_step}" if self._saved_step else "none was saved yet"
             raise NonFiniteLossError(
                 f"Step {self.state.step + 1}: the loss is {result.loss} and the gradient norm "
-                f"{result.grad_norm}, so training stopped before anything was spoiled. Last good "
+                f"{result.grad_norm}, so training stopped and nothing of it was saved. Last good "
                 f"checkpoint: {kept}. Lower training.learning_rate, or look for broken rows."
             )
 
@@ -232,6 +232,8 @@ class Loop:
         )
 
     def _save(self) -> None:
+        if self._saved_step == self.state.step:
+            return  # what is there is the same
         started = self.parts.clock()
         self.parts.save(self.state)
         self._saved_step = self.state.step

@@ -25,7 +25,8 @@ def is_decayed(name: str, parameter: mx.array) -> bool:
 def build_optimizer(options: TrainingOptions, model: nn.Module) -> optim.Optimizer:
     """An optimizer whose state exists already, so that the first step is traced like the others.
 
-    Moments have bias correction; weight decay is decoupled and acts on matrices alone.
+    Moments have bias correction. Weight decay acts on matrices alone: decoupled in adamw and lion, as an
+    L2 gradient in sgd, not at all in adam.
     """
     build = _BUILDERS[options.optimizer]
     optimizer = optim.MultiOptimizer([build(options.weight_decay), build(0.0)], [is_decayed])

@@ -30,7 +30,13 @@ def _plan(pairs: Sequence[PairExample], config: TrainingConfig, packed: bool, tr
     )
 
 
-_KIND = ExampleKind(method="orpo", packs=False, example=_pair, sides=lambda pair: pair, plan=_plan)
+_KIND = ExampleKind(
+    options=lambda config: {"name": "orpo", "beta": config.beta},
+    packs=False,
+    example=_pair,
+    sides=lambda pair: pair,
+    plan=_plan,
+)
 
 
 class ORPOTrainer:

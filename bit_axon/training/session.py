@@ -12,6 +12,7 @@ from bit_axon.backend import detect
 from bit_axon.data.examples import Example
 from bit_axon.errors import DataError, ThermalShutdownError, problem
 from bit_axon.evaluation.loss import evaluate_loss
+from bit_axon.models.modes import in_mode
 from bit_axon.models.policy import Policy, packing_is_exact
 from bit_axon.schema import TrainingOptions
 from bit_axon.training.checkpoint import (
@@ -82,7 +83,7 @@ class SilentObserver:
 class ExampleKind:
     """What differs between the trainers: what an example is, and how examples become batches."""
 
-    method: str
+    options: Callable[[TrainingConfig], dict[str, Any]]  # of the method, as the composed config has them
     packs: bool
     example: Callable[[Any], Any]  # an item of the data set -> Example or PairExample
     sides: Callable[[Any], Sequence[Example]]  # the sequences of an example; each must have a target
@@ -151,7 +152,8 @@ class Session:
             self.setup()
         loop, self._loop = self._loop, None
         assert loop is not None
-        reason = loop.run()
+        with in_mode(self._model, training=True):
+            reason = loop.run()
         if reason == "thermal" and self._cooling is not None and self._cooling.shutdown is not None:
             raise self._cooling.shutdown
         state = loop.state
@@ -159,11 +161,12 @@ class Session:
         return result if state.eval_loss is None else {**result, "eval_loss": state.eval_loss}
 
     def _method(self) -> Method:
-        return build_method(to_run_values(self._config)["method"] | {"name": self._kind.method})
+        return build_method(self._kind.options(self._config))
 
     def _examples(self, dataset: Iterable[Any]) -> Sequence[Any]:
         found = [self._kind.example(item) for item in dataset]
-        trained = [e for e in found if all(side.loss_mask[1:].any() for side in self._kind.sides(e))]
+        end = self._config.max_seq_len  # what lies beyond is cut
+        trained = [e for e in found if all(side.loss_mask[1:end].any() for side in self._kind.sides(e))]
         if not trained:
             got = f"{len(found)} rows, none of which has one" if found else "an empty data set"
             raise DataError(problem("examples with a token to learn", got, "Check the data and max_seq_len."))

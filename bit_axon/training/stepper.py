@@ -1,7 +1,6 @@
 """One optimizer update: sums over micro-batches, then a single division, clipping and the update."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
 from bit_axon.backend import Compilation, mx
+from bit_axon.models.modes import evaluating
 from bit_axon.models.policy import ArrayBatch, Policy, array_batch
 from bit_axon.training.collate import Batch
 from bit_axon.training.methods import Method
@@ -124,7 +124,8 @@ class Stepper:
 
     def _zero_sums(self) -> Any:
         scalars = {name: mx.array(0.0) for name in self.method.metrics}
-        gradients = tree_map(mx.zeros_like, self.model.trainable_parameters())
+        parameters = self.model.trainable_parameters()
+        gradients = tree_map(lambda p: mx.zeros(p.shape, mx.float32), parameters)
         return mx.array(0.0), mx.array(0.0), scalars, gradients
 
     def _apply_plain(self, sums: Any) -> Any:
@@ -134,6 +135,9 @@ class Stepper:
         if self._max_grad_norm:
             factor = mx.minimum(self._max_grad_norm / mx.maximum(norm, 1e-12), 1.0)
             gradients = tree_map(lambda gradient: gradient * factor, gradients)
+        parameters = self.model.trainable_parameters()
+        # An update in float32 would turn 16-bit parameters into float32 ones.
+        gradients = tree_map(lambda gradient, p: gradient.astype(p.dtype), gradients, parameters)
         self.optimizer.update(self.model, gradients)
         return loss / weight, norm, metrics
 
@@ -149,14 +153,3 @@ def _compiler(enabled: bool) -> Callable[[list[Any], list[Any]], Callable[[Any],
         return partial(mx.compile, inputs=inputs, outputs=outputs) if enabled else (lambda function: function)
 
     return wrap
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off within the block."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

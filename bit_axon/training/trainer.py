@@ -30,7 +30,11 @@ def _plan(examples: Sequence[Example], config: TrainingConfig, packed: bool, tra
 
 
 _KIND = ExampleKind(
-    method="sft", packs=True, example=lambda item: example_of(*item), sides=lambda e: (e,), plan=_plan
+    options=lambda config: {"name": "sft"},
+    packs=True,
+    example=lambda item: example_of(*item),
+    sides=lambda e: (e,),
+    plan=_plan,
 )
 
 

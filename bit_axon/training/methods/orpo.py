@@ -39,7 +39,7 @@ class Orpo:
         lengths = mx.sum(batch.mask[:, 1:], axis=1)
         means = mx.sum(policy.token_logps(batch), axis=1) / mx.maximum(lengths, 1)
         chosen, rejected = mx.split(means, 2)
-        present = (mx.split(lengths, 2)[0] > 0).astype(mx.float32)
+        present = (mx.minimum(*mx.split(lengths, 2)) > 0).astype(mx.float32)
         # An absent pair's means are 0, where the odds are infinite: give it harmless ones.
         chosen, rejected = (mx.where(present > 0, side, -1.0) for side in (chosen, rejected))
         penalty = orpo_loss(chosen, rejected, self.beta, self.odds_ratio)
