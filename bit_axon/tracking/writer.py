@@ -36,8 +36,8 @@ class TrackingWriter:
     """Mirrors a run directory in a daemon thread; the training thread only calls `notify`.
 
     MLflow is imported in the thread, `start_delay_seconds` after the start or at the end: importing it
-    takes two seconds of a core, which a short run would feel and a long one does not. Errors are said once and tried again later; none reaches the caller.
-    `say` is called from the thread.
+    takes two seconds of a core, which a short run would feel and a long one does not. Errors are said
+    once and tried again later; none reaches the caller. `say` is called from the thread.
     """
 
     def __init__(
