@@ -8,23 +8,34 @@ import ctypes
 import ctypes.util
 import functools
 import os
+import platform
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 __all__ = ["BLAS_REMEDY", "Backend", "Compilation", "detect", "mx", "preload_openblas"]
 
 _OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
+_BUNDLED = "bundled reference BLAS"
 BLAS_REMEDY = (
     "Matrix products will be about 30 times slower than they could be. Install OpenBLAS "
     "(Debian, Ubuntu: apt-get install libopenblas0-pthread; Fedora: dnf install openblas)."
 )
 
 
+class _OpenBlas(NamedTuple):
+    """The library that was loaded."""
+
+    name: str
+    library: ctypes.CDLL
+
+
 @functools.cache
-def preload_openblas() -> str | None:
-    """Loads OpenBLAS in place of the bundled BLAS on Linux; returns the library's name, or None.
+def preload_openblas() -> _OpenBlas | None:
+    """Loads OpenBLAS in place of the bundled BLAS on Linux; returns the library, or None.
 
     It has to happen before `mlx.core` is imported, which is why this module calls it below.
     """
@@ -34,16 +45,51 @@ def preload_openblas() -> str | None:
         if name is None:
             continue
         try:
-            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+            return _OpenBlas(name, ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL))
         except OSError:
             continue
-        return name
     return None
 
 
 _OPENBLAS = preload_openblas()
 
 import mlx.core as mx  # noqa: E402 - after the BLAS
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """One thread per matrix product within the block, for callers that are parallel themselves."""
+    if _OPENBLAS is None:
+        yield
+        return
+    before = _OPENBLAS.library.openblas_get_num_threads()
+    _OPENBLAS.library.openblas_set_num_threads(1)
+    try:
+        yield
+    finally:
+        _OPENBLAS.library.openblas_set_num_threads(before)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_LARGEST_HEAP_BLOCK = 32 << 20  # glibc allows no more
+
+
+@functools.cache
+def reuse_freed_memory() -> None:
+    """Has glibc keep freed memory instead of giving it back to the system and faulting it in again.
+
+    MLX allocates every array of a step anew on a CPU; without this a seventh of a step is page faults.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return
+    library = ctypes.CDLL(None)
+    library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_HEAP_BLOCK)
+    library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 class Compilation(NamedTuple):
@@ -80,7 +126,7 @@ class Backend:
         if self.device != "cpu":
             return [f"device: {self.device}"]
         lines = [f"device: CPU, {os.cpu_count()} cores, BLAS: {self.blas}"]
-        if self.blas == "bundled reference BLAS":
+        if self.blas == _BUNDLED:
             lines.append(BLAS_REMEDY)
         if not self.compiles:
             lines.append("No C++ compiler found: nothing is compiled. Install g++ for faster updates.")
@@ -91,7 +137,7 @@ class Backend:
 def detect() -> Backend:
     """Looks once; the answer does not change within a process."""
     if mx.default_device().type == mx.DeviceType.cpu:
-        blas = "Accelerate" if sys.platform == "darwin" else _OPENBLAS or "bundled reference BLAS"
+        blas = "Accelerate" if sys.platform == "darwin" else _OPENBLAS.name if _OPENBLAS else _BUNDLED
         compiles = shutil.which("g++") is not None or sys.platform == "darwin"
         if not compiles:
             mx.disable_compile()  # models of mlx-lm compile parts of themselves

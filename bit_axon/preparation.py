@@ -11,7 +11,8 @@ from bit_axon.data.sources import Source, files_of, is_embedded, is_hub, parse_s
 from bit_axon.errors import ConfigError, DataError, ModelError, problem
 from bit_axon.files import outputs_dir
 from bit_axon.models.loading import BaseModel, check_model_folder, find_model, load_base
-from bit_axon.models.policy import Policy, packing_is_exact
+from bit_axon.models.padded import packing_is_exact
+from bit_axon.models.policy import Policy
 from bit_axon.schema import RunConfig
 from bit_axon.tokenizer import QwenTokenizerWrapper
 from bit_axon.training.adapters import AttachedAdapter, attach_adapter, check_adapter_name, resolve_scale

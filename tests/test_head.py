@@ -1,55 +1,16 @@
 """The head on supervised positions equals the whole model, in value and gradient."""
 
-import importlib
-
 import mlx.nn as nn
 import numpy as np
 import pytest
+from architectures import EXTRA, VOCABULARY, build
 from mlx.utils import tree_flatten
 
 from bit_axon.backend import mx
 from bit_axon.models.head import split_model
-from bit_axon.models.policy import Policy, array_batch
-from bit_axon.schema import AdapterConfig
-from bit_axon.training.attach import attach_adapter
+from bit_axon.models.policy import Policy
 from bit_axon.training.batches import Batch
 from bit_axon.training.losses import token_logps
-
-VOCABULARY = 96
-COMMON = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "intermediate_size": 64,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": VOCABULARY,
-    "rms_norm_eps": 1e-6,
-}
-EXTRA = {
-    "qwen2": {"tie_word_embeddings": True, "rope_theta": 1e4},
-    "llama": {"tie_word_embeddings": False},
-    "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8.0, "final_logit_softcapping": 5.0},
-    "qwen2_moe": {
-        "num_experts_per_tok": 2,
-        "num_experts": 4,
-        "moe_intermediate_size": 32,
-        "shared_expert_intermediate_size": 32,
-        "tie_word_embeddings": False,
-    },
-}
-
-
-def build(kind: str, *, quantized: bool = False, adapter: str = "lora") -> nn.Module:
-    mx.random.seed(0)
-    module = importlib.import_module(f"mlx_lm.models.{kind}")
-    model = module.Model(module.ModelArgs.from_dict({"model_type": kind, **COMMON, **EXTRA[kind]}))
-    if quantized:
-        nn.quantize(model, group_size=32, bits=4)
-    attach_adapter(model, AdapterConfig(name=adapter, rank=4), seed=0)
-    for _, layer in model.named_modules():
-        if "lora_b" in layer:
-            layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape)
-    return model
 
 
 def batch() -> Batch:
@@ -62,14 +23,15 @@ def batch() -> Batch:
 
 def value_and_gradients(model: nn.Module, *, split: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     policy = Policy(model, packed=False, vocab_size=VOCABULARY)
-    arrays = array_batch(batch())
-    weights = mx.random.normal(arrays.tokens.shape, key=mx.random.key(1))
+    rows = batch()
+    arrays, tokens = policy.arrays(rows), mx.array(rows.tokens)
+    weights = mx.random.normal(tokens.shape, key=mx.random.key(1))
 
     def loss(model: nn.Module) -> mx.array:
         if split:
             return mx.sum(policy.token_logps(arrays) * weights)
-        logits = model(arrays.tokens[:, :-1])
-        logps = token_logps(logits, arrays.tokens[:, 1:]) * arrays.mask[:, 1:]
+        logits = model(tokens[:, :-1])
+        logps = token_logps(logits, tokens[:, 1:]) * arrays.mask[:, 1:]
         return mx.sum(logps * weights[:, 1:])
 
     value, gradients = nn.value_and_grad(model, loss)(model)
@@ -107,7 +69,7 @@ def test_capped_logits_are_not_split() -> None:
 def test_chunks_do_not_change_the_value(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("qwen2")
     whole, _ = value_and_gradients(model, split=True)
-    monkeypatch.setattr("bit_axon.models.head._CHUNK_BYTES", 4 * VOCABULARY * 5)
+    monkeypatch.setattr("bit_axon.models.head._CPU_BLOCK_BYTES", 4 * VOCABULARY * 5)
     pieces, gradients = value_and_gradients(model, split=True)
     assert pieces == pytest.approx(whole, rel=1e-6)
     assert all(np.isfinite(g).all() for g in gradients.values())

@@ -11,7 +11,8 @@ from bit_axon.backend import Compilation, mx
 from bit_axon.data.examples import Example, PairExample
 from bit_axon.errors import NonFiniteLossError
 from bit_axon.models.loading import load_base
-from bit_axon.models.policy import Policy, array_batch, packing_is_exact
+from bit_axon.models.padded import packing_is_exact
+from bit_axon.models.policy import Policy
 from bit_axon.schema import AdapterConfig, ModelConfig, TrainingOptions
 from bit_axon.training.adapters import adapter_parameters, attach_adapter
 from bit_axon.training.collate import PairBatchPlan, TokenBatchPlan
@@ -108,9 +109,9 @@ def test_compiled_equals_uncompiled(tiny_model: Path) -> None:
 def test_token_logps_against_float64(tiny_model: Path) -> None:
     model = load_base(ModelConfig(path=str(tiny_model)), seed=0).model
     batch = plan("sft", 4).batch(0, 0)
-    arrays = array_batch(batch)
-    found = np.array(Policy(model, packed=False, vocab_size=300).token_logps(arrays))
-    logits = np.array(model(arrays.tokens), np.float64)
+    policy = Policy(model, packed=False, vocab_size=300)
+    found = np.array(policy.token_logps(policy.arrays(batch)))
+    logits = np.array(model(mx.array(batch.tokens)), np.float64)
     for row, position in zip(*np.nonzero(batch.mask), strict=True):
         scores = logits[row, position - 1]
         top = scores.max()

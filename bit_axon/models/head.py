@@ -3,7 +3,7 @@
 Most tokens of a batch are no targets, and logits are the largest arrays of a step: `(N, V)` for N
 targets is far less than `(B, T, V)`. While the head is frozen, the gradient of a target's
 log-probability with respect to its hidden state depends on that position alone, so it is made in the
-forward pass, chunk by chunk, and no logits are kept for the backward pass.
+forward pass, and the vocabulary is gone through in blocks: no more logits exist than of one block.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,40 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from bit_axon.backend import mx
+from bit_axon.models.cpu.kernels import exponential, runs_on_cpu
+from bit_axon.quantization.linear import AnyWeight, rows_product, selected_rows, transposed_product
 from bit_axon.training.losses import token_logps
 
-_CHUNK_BYTES = 64 << 20  # of float32 logits at a time
+_BLOCK_BYTES = 64 << 20  # of float32 logits at a time
+_CPU_BLOCK_BYTES = 8 << 20  # what a processor's cache holds
+_LEAST_BLOCK = 1024  # tokens of the vocabulary; below that, rows are divided too
 _PROBE_TOKENS = 12
 _TOLERANCES = {mx.float32: 1e-5, mx.float16: 5e-3, mx.bfloat16: 4e-2}  # of the largest logit
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear layer, or an embedding used as one."""
+
+    layer: AnyWeight
+    vocab_size: int
+    is_frozen: bool
+
+    def logits(self, hidden: mx.array, start: int = 0, stop: int | None = None) -> mx.array:
+        """`(..., H)` to `(..., V)`, or to the tokens `start:stop`; only the hidden states get a gradient."""
+        logits = rows_product(self.layer, hidden, start, stop)
+        return logits + self.layer.bias[start:stop] if "bias" in self.layer else logits
+
+    def __call__(self, hidden: mx.array) -> mx.array:
+        """`(..., H)` to `(..., V)`; the layer's own weight gets a gradient too."""
+        if self.is_frozen:
+            return self.logits(hidden)
+        whole: mx.array = (
+            self.layer.as_linear(hidden)
+            if "bias" not in self.layer and isinstance(self.layer, nn.Embedding | nn.QuantizedEmbedding)
+            else self.layer(hidden)
+        )
+        return whole
 
 
 @dataclass(frozen=True)
@@ -26,8 +55,7 @@ class SplitModel:
     """A model as a body that ends in hidden states, and a head that turns them into logits."""
 
     body: Callable[..., mx.array]  # tokens `(B, T)`, cache -> hidden `(B, T, H)`
-    head: Callable[[mx.array], mx.array]  # `(N, H)` -> `(N, V)`
-    head_is_frozen: bool
+    head: Head
 
 
 def split_model(model: nn.Module, vocab_size: int) -> SplitModel | None:
@@ -39,8 +67,7 @@ def split_model(model: nn.Module, vocab_size: int) -> SplitModel | None:
     body = model.get("model")
     if not isinstance(body, nn.Module):
         return None
-    layer = model.get("lm_head", body.get("embed_tokens"))
-    head = _head_of(layer)
+    head = _head_of(model.get("lm_head", body.get("embed_tokens")))
     if head is None:
         return None
     tokens = mx.random.randint(0, vocab_size, (1, _PROBE_TOKENS), key=mx.random.key(0))
@@ -53,87 +80,89 @@ def split_model(model: nn.Module, vocab_size: int) -> SplitModel | None:
         return None
     if (error > _TOLERANCES[whole.dtype] * size).item():
         return None
-    return SplitModel(body, head, head_is_frozen=not tree_flatten(layer.trainable_parameters()))
+    return SplitModel(body, head)
 
 
-def _head_of(layer: object) -> Callable[[mx.array], mx.array] | None:
-    if isinstance(layer, nn.QuantizedLinear | nn.QuantizedEmbedding) and mx.default_device().type == mx.cpu:
-        return _Dequantized(layer)
-    if isinstance(layer, nn.Linear | nn.QuantizedLinear):
-        return layer
-    if isinstance(layer, nn.Embedding | nn.QuantizedEmbedding):
-        return layer.as_linear
-    return None
+def _head_of(layer: object) -> Head | None:
+    kinds = nn.Linear | nn.QuantizedLinear | nn.Embedding | nn.QuantizedEmbedding
+    if not isinstance(layer, kinds):
+        return None
+    return Head(layer, layer.weight.shape[0], is_frozen=not tree_flatten(layer.trainable_parameters()))
 
 
-@dataclass(frozen=True)
-class _Dequantized:
-    """A quantized head on a CPU, where MLX's own product is tens of times slower than BLAS."""
-
-    layer: nn.QuantizedLinear | nn.QuantizedEmbedding
-
-    def __call__(self, hidden: mx.array) -> mx.array:
-        layer = self.layer
-        weight = mx.dequantize(
-            layer.weight,
-            layer.scales,
-            layer.get("biases"),
-            group_size=layer.group_size,
-            bits=layer.bits,
-            mode=layer.mode,
-        )
-        logits = hidden @ weight.T
-        return logits + layer.bias if "bias" in layer else logits
-
-
-def target_logps(split: SplitModel, hidden: mx.array, targets: mx.array) -> mx.array:
+def target_logps(head: Head, hidden: mx.array, targets: mx.array) -> mx.array:
     """log p(target | hidden state).
 
     Args:
-        split: the model's parts.
+        head: of the model.
         hidden: `(N, H)`, of the positions before the targets.
         targets: `(N,)` int32.
 
     Returns:
         `(N,)` float32.
     """
-    if not split.head_is_frozen:
-        return token_logps(split.head(hidden), targets)
-    size = _chunk_rows(split, hidden)
-    pieces = [
-        _frozen_logps(split.head, hidden[start : start + size], targets[start : start + size])
-        for start in range(0, hidden.shape[0], size)
-    ]
-    return mx.concatenate(pieces)
+    if not head.is_frozen:
+        return token_logps(head(hidden), targets)
 
-
-def _chunk_rows(split: SplitModel, hidden: mx.array) -> int:
-    vocab_size = split.head(hidden[:1]).shape[-1]  # lazy: only the shape is looked at
-    return max(_CHUNK_BYTES // (4 * vocab_size), 1)
-
-
-def _frozen_logps(head: Callable[[mx.array], mx.array], hidden: mx.array, targets: mx.array) -> mx.array:
     @mx.custom_function
-    def logps_and_rows(hidden: mx.array) -> tuple[mx.array, mx.array]:
-        logits = head(hidden)
-        wide = logits.astype(mx.float32)
-        top = mx.stop_gradient(mx.max(wide, axis=-1, keepdims=True))
-        exponentials = mx.exp(wide - top)  # the only exponential per logit
-        total = mx.sum(exponentials, axis=-1, keepdims=True)
-        chosen = mx.take_along_axis(wide, targets[:, None], axis=-1)
-        logps = (chosen - top - mx.log(total))[:, 0]
-        is_target = mx.arange(wide.shape[-1])[None, :] == targets[:, None]
-        slope = (is_target.astype(mx.float32) - exponentials / total).astype(logits.dtype)
-        _, (rows,) = mx.vjp(head, [hidden], [slope])
-        return logps, rows
+    def both(hidden: mx.array) -> tuple[mx.array, mx.array]:
+        return logps_and_slopes(head, hidden, targets)
 
-    @logps_and_rows.vjp
-    def _backward(
+    @both.vjp
+    def both_vjp(
         hidden: mx.array, cotangents: tuple[mx.array, mx.array], outputs: tuple[mx.array, mx.array]
     ) -> mx.array:
-        rows = outputs[1]
-        return cotangents[0][:, None].astype(rows.dtype) * rows
+        slopes = outputs[1]
+        return cotangents[0][:, None].astype(slopes.dtype) * slopes
 
-    results: Any = logps_and_rows(hidden)
+    results: Any = both(hidden)
     found: mx.array = results[0]
     return found
+
+
+def logps_and_slopes(head: Head, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+    """As `target_logps` for a frozen head, and the gradient of each value by its hidden state, `(N, H)`."""
+    rows = max(_block_bytes() // (4 * _LEAST_BLOCK), 1)
+    pieces = [
+        _blockwise(head, hidden[start : start + rows], targets[start : start + rows])
+        for start in range(0, hidden.shape[0], rows)
+    ]
+    if len(pieces) == 1:
+        return pieces[0]
+    return mx.concatenate([logps for logps, _ in pieces]), mx.concatenate([slopes for _, slopes in pieces])
+
+
+def _block_bytes() -> int:
+    return _CPU_BLOCK_BYTES if runs_on_cpu() else _BLOCK_BYTES
+
+
+def _blockwise(head: Head, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+    """Log-probabilities and their gradients, `W[target] - sum_v p_v W[v]`, `(N,)` and `(N, H)`.
+
+    As in an online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867), sums so far are scaled down
+    when a block holds a larger logit.
+    """
+    count = max(hidden.shape[0], 1)
+    width = max(_block_bytes() // (4 * count), 1)
+    top = mx.full((count, 1), -mx.inf)
+    total, chosen = mx.zeros((count, 1)), mx.zeros((count,))
+    mean = mx.zeros(hidden.shape)
+    for start in range(0, head.vocab_size, width):
+        stop = min(start + width, head.vocab_size)
+        logits = head.logits(hidden, start, stop)
+        wide = logits.astype(mx.float32)
+        before, top = top, mx.maximum(top, mx.max(wide, axis=-1, keepdims=True))
+        weights = exponential(wide - top)  # the only exponential per logit
+        shrink = mx.exp(before - top)
+        total = total * shrink + mx.sum(weights, axis=-1, keepdims=True)
+        mean = mean * shrink + transposed_product(head.layer, weights.astype(logits.dtype), start, stop)
+        chosen = chosen + _within(wide, targets, start, stop)
+    rows = selected_rows(head.layer, targets).astype(mx.float32) - mean / total
+    return chosen - (top + mx.log(total))[:, 0], rows.astype(hidden.dtype)
+
+
+def _within(logits: mx.array, targets: mx.array, start: int, stop: int) -> mx.array:
+    """The targets' logits `(N,)` of a block; 0 for targets of other blocks."""
+    columns = mx.clip(targets - start, 0, stop - start - 1)
+    found = mx.take_along_axis(logits, columns[:, None], axis=-1)[:, 0]
+    return mx.where((targets >= start) & (targets < stop), found, 0.0)

@@ -10,6 +10,9 @@ import mlx.nn as nn
 from bit_axon.backend import mx
 
 AnyLinear: TypeAlias = nn.Linear | nn.QuantizedLinear
+# Embeddings hold their weight in the same form, and serve as heads.
+AnyWeight: TypeAlias = AnyLinear | nn.Embedding | nn.QuantizedEmbedding
+_Quantized = nn.QuantizedLinear | nn.QuantizedEmbedding
 
 _WORD_BITS = 32
 _CHUNK_ELEMENTS = 1 << 22  # rows are dequantized in pieces of at most this many weights (16 MB in float32)
@@ -24,20 +27,34 @@ def linear_dims(linear: AnyLinear) -> tuple[int, int]:
 
 
 def weight_rows(
-    linear: AnyLinear, start: int = 0, stop: int | None = None, *, after: mx.array | None = None
+    linear: AnyWeight, start: int = 0, stop: int | None = None, *, after: mx.array | None = None
 ) -> mx.array:
     """Rows `start:stop` of the weight as floats `(rows, input_dims)`; a float base is returned as it is.
 
     Args:
         after: dequantize when this array is known and not before, nor share a copy made before it.
     """
-    if not isinstance(linear, nn.QuantizedLinear):
+    if not isinstance(linear, _Quantized):
         return linear.weight[start:stop]
     biases = linear.get("biases")
     packed = [linear.weight, linear.scales] + ([] if biases is None else [biases])
     if after is not None:
         packed = mx.depends(packed, [after])
-    weight, scales, *rest = (array[start:stop] for array in packed)
+    return _dequantized(linear, [array[start:stop] for array in packed])
+
+
+def selected_rows(linear: AnyWeight, indices: mx.array) -> mx.array:
+    """The weight's rows `(N, input_dims)` at `indices (N,)`, as floats."""
+    if not isinstance(linear, _Quantized):
+        rows: mx.array = linear.weight[indices]
+        return rows
+    biases = linear.get("biases")
+    packed = [linear.weight, linear.scales] + ([] if biases is None else [biases])
+    return _dequantized(linear, [array[indices] for array in packed])
+
+
+def _dequantized(linear: nn.QuantizedLinear | nn.QuantizedEmbedding, packed: list[mx.array]) -> mx.array:
+    weight, scales, *rest = packed
     return mx.dequantize(
         weight,
         scales,
@@ -58,14 +75,23 @@ def weight_product(linear: AnyLinear, x: mx.array) -> mx.array:
 
     @mx.custom_function
     def product(x: mx.array) -> mx.array:
-        return _product(linear, x)
+        return rows_product(linear, x)
 
     @product.vjp
     def product_vjp(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
-        return _transposed_product(linear, cotangent)
+        return transposed_product(linear, cotangent)
 
     result: Any = product(x)
     return result
+
+
+def apply_linear(layer: nn.Module, x: mx.array) -> mx.array:
+    """`layer(x)`; a quantized layer without an adapter goes through `weight_product` too."""
+    if not isinstance(layer, nn.QuantizedLinear):
+        output: mx.array = layer(x)
+        return output
+    y = weight_product(layer, x)
+    return y + layer.bias if "bias" in layer else y
 
 
 def weight_products(linear: AnyLinear, x: mx.array, rows: mx.array) -> tuple[mx.array, mx.array]:
@@ -77,42 +103,48 @@ def weight_products(linear: AnyLinear, x: mx.array, rows: mx.array) -> tuple[mx.
     @mx.custom_function
     def product(x: mx.array) -> tuple[mx.array, mx.array]:
         joined = mx.concatenate([x.reshape(-1, x.shape[-1]), mx.stop_gradient(rows)])
-        result = _product(linear, joined)
+        result = rows_product(linear, joined)
         return result[: -len(rows)].reshape(*x.shape[:-1], -1), result[-len(rows) :]
 
     @product.vjp
     def product_vjp(
         x: mx.array, cotangents: tuple[mx.array, mx.array], outputs: tuple[mx.array, mx.array]
     ) -> mx.array:
-        return _transposed_product(linear, cotangents[0])
+        return transposed_product(linear, cotangents[0])
 
     results: Any = product(x)
     return results[0], results[1]
 
 
-def _product(linear: AnyLinear, x: mx.array) -> mx.array:
+def rows_product(linear: AnyWeight, x: mx.array, start: int = 0, stop: int | None = None) -> mx.array:
+    """`x @ W[start:stop].T`, `(..., input_dims)` to `(..., rows)`; the weight gets no gradient."""
     if _has_fast_kernel(linear):
-        return _quantized_product(linear, x, transpose=True)
-    return x @ weight_rows(linear).T
+        return _quantized_product(linear, x, start, stop, transpose=True)
+    return x @ weight_rows(linear, start, stop).T
 
 
-def _transposed_product(linear: AnyLinear, cotangent: mx.array) -> mx.array:
-    """`cotangent @ W`, `(..., output_dims)` to `(..., input_dims)`."""
+def transposed_product(
+    linear: AnyWeight, cotangent: mx.array, start: int = 0, stop: int | None = None
+) -> mx.array:
+    """`cotangent @ W[start:stop]`, `(..., rows)` to `(..., input_dims)`."""
     if _has_fast_kernel(linear):
-        return _quantized_product(linear, cotangent, transpose=False)
-    return cotangent @ weight_rows(linear, after=cotangent)
+        return _quantized_product(linear, cotangent, start, stop, transpose=False)
+    return cotangent @ weight_rows(linear, start, stop, after=cotangent)
 
 
-def _has_fast_kernel(linear: AnyLinear) -> bool:
-    return isinstance(linear, nn.QuantizedLinear) and mx.default_device().type != mx.cpu
+def _has_fast_kernel(linear: AnyWeight) -> bool:
+    return isinstance(linear, _Quantized) and mx.default_device().type != mx.cpu
 
 
-def _quantized_product(linear: AnyLinear, x: mx.array, *, transpose: bool) -> mx.array:
+def _quantized_product(
+    linear: AnyWeight, x: mx.array, start: int, stop: int | None, *, transpose: bool
+) -> mx.array:
+    biases = linear.get("biases")
     return mx.quantized_matmul(
         x,
-        linear.weight,
-        scales=linear.scales,
-        biases=linear.get("biases"),
+        linear.weight[start:stop],
+        scales=linear.scales[start:stop],
+        biases=None if biases is None else biases[start:stop],
         transpose=transpose,
         group_size=linear.group_size,
         bits=linear.bits,

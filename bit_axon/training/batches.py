@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from bit_axon.data.examples import Example, PairExample
 from bit_axon.training.packing import join
 
+_TARGET_EIGHTHS = (1, 2, 3, 4, 6, 8)  # of all positions
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -25,6 +27,8 @@ class Batch:
         examples: examples (pairs) in the batch.
         real_tokens: tokens of examples; padding and separators are not counted.
         supervised_tokens: targets.
+        group_size: 2 for pairs: the rows are so many equal blocks, and the rows at one place in all
+            blocks begin with the same prompt.
     """
 
     tokens: NDArray[np.int32]
@@ -33,6 +37,42 @@ class Batch:
     examples: int
     real_tokens: int
     supervised_tokens: int
+    group_size: int = 1
+
+    @property
+    def target_slots(self) -> int:
+        """Targets, filled up to the next of six sizes, so that few shapes have to be compiled."""
+        size = self.mask[:, 1:].size
+        sizes = (-(-size * eighths // 8) for eighths in _TARGET_EIGHTHS)
+        return next(slots for slots in sizes if slots >= self.supervised_tokens)
+
+
+def split_batch(batch: Batch, count: int) -> list[Batch]:
+    """At most `count` batches of about as many tokens, whose targets together are the batch's.
+
+    Each has all rows, and the targets of some of its examples; rows that belong together stay so.
+    """
+    units = _units(batch)
+    loads = [0] * min(count, max(len(units), 1))
+    masks = [np.zeros_like(batch.mask) for _ in loads]
+    for rows, segment, size in sorted(units, key=lambda unit: -unit[2]):
+        lightest = loads.index(min(loads))
+        loads[lightest] += size
+        chosen = batch.segments[rows] == segment
+        masks[lightest][rows] += batch.mask[rows] * chosen
+    return [replace(batch, mask=mask, supervised_tokens=int(mask.sum())) for mask in masks]
+
+
+def _units(batch: Batch) -> list[tuple[list[int], int, int]]:
+    """`(rows, segment, tokens)` of all examples that have a target."""
+    blocks = len(batch.tokens) // batch.group_size
+    units = []
+    for first in range(blocks):
+        rows = list(range(first, len(batch.tokens), blocks))
+        segments = batch.segments[rows]
+        for segment in np.unique(segments[batch.mask[rows] > 0]).tolist():
+            units.append((rows, segment, int((segments == segment).sum())))
+    return units
 
 
 class BatchCollator:
@@ -71,7 +111,7 @@ class BatchCollator:
         missing: list[list[Example]] = [[]] * (rows - len(pairs))
         filled = [[e] for e in chosen] + missing + [[e] for e in rejected]
         batch = self._stacked(filled, 2 * rows, length, eos_token_id=self._pad_token_id)
-        return replace(batch, examples=len(pairs))
+        return replace(batch, examples=len(pairs), group_size=2)
 
     def _length(self, examples: Sequence[Example]) -> int:
         return self.bucket(max((len(example.token_ids) for example in examples), default=1))

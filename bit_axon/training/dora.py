@@ -10,6 +10,7 @@ from bit_axon.quantization.linear import (
     float_linear,
     linear_dims,
     row_squared_norms,
+    weight_product,
     weight_products,
 )
 from bit_axon.training.lowrank import adapted_weight, add_low_rank, fused_dtype, initial_factors
@@ -114,8 +115,12 @@ class DoRALinear(nn.Module):
         else:
             self._remember_base()
 
-    def _row_norms(self, weight_a: mx.array) -> mx.array:
-        """`||V||` `(output_dims,)` float32 from `(W A)^T (r, output_dims)`."""
+    def row_norms(self) -> mx.array:
+        """`||V||` `(output_dims,)` float32; no gradient."""
+        return mx.stop_gradient(self._norms_from(weight_product(self.linear, self.lora_a.T)))
+
+    def _norms_from(self, weight_a: mx.array) -> mx.array:
+        """`||V||` from `(W A)^T (r, output_dims)`."""
         base = row_squared_norms(self.linear) if self._base_was_replaced() else self._base_squared_norms
         a, b = self.lora_a.astype(mx.float32), self.lora_b.astype(mx.float32)
         cross = (b * weight_a.astype(mx.float32)).sum(axis=0)
@@ -128,7 +133,7 @@ class DoRALinear(nn.Module):
         a = mx.stop_gradient(self.lora_a).astype(x.dtype)
         y, weight_a = weight_products(self.linear, x, a.T)
         y = add_low_rank(y, self.dropout(x), self.lora_a, self.lora_b, self.scale)
-        y = (self.m / mx.stop_gradient(self._row_norms(weight_a))).astype(y.dtype) * y
+        y = (self.m / mx.stop_gradient(self._norms_from(weight_a))).astype(y.dtype) * y
         return y + self.linear.bias if "bias" in self.linear else y
 
     def fuse(self, dequantize: bool = False) -> nn.Linear:

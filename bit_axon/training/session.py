@@ -13,7 +13,8 @@ from bit_axon.data.examples import Example
 from bit_axon.errors import DataError, ThermalShutdownError, problem
 from bit_axon.evaluation.loss import evaluate_loss
 from bit_axon.models.modes import in_mode
-from bit_axon.models.policy import Policy, packing_is_exact
+from bit_axon.models.padded import packing_is_exact
+from bit_axon.models.policy import Policy
 from bit_axon.schema import TrainingOptions
 from bit_axon.training.checkpoint import (
     get_latest_checkpoint,

@@ -8,11 +8,12 @@ from typing import Any
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 
 from bit_axon.backend import Compilation, mx
+from bit_axon.models.inputs import ArrayBatch
 from bit_axon.models.modes import evaluating
-from bit_axon.models.policy import ArrayBatch, Policy, array_batch
+from bit_axon.models.policy import Policy
 from bit_axon.training.collate import Batch
 from bit_axon.training.methods import Method
 
@@ -78,11 +79,16 @@ class Stepper:
     def add(self, batch: Batch, micro_batch: int) -> bool:
         """Adds a micro-batch to the current step; returns whether its shape was new (and compiled)."""
         mx.random.seed(micro_batch_seed(self._seed, micro_batch))
-        arrays = array_batch(batch)
-        shape = (*batch.tokens.shape, arrays.positions.size)
+        self.model.train()
+        if self.policy.is_written_out:
+            found, gradients = self.policy.sums_and_gradients(self.method.loss, batch)
+            self._sums = tree_map(mx.add, self._sums, (*found, gradients))
+            mx.eval(self._sums)
+            return False
+        arrays = self.policy.arrays(batch)
+        shape = (*batch.tokens.shape, arrays.targets.size)
         is_new = shape not in self._shapes
         self._shapes.add(shape)
-        self.model.train()
         self._sums = self._accumulate(arrays, self._sums)
         mx.eval(self._sums)
         return is_new and self._compiles_step
@@ -103,8 +109,11 @@ class Stepper:
     def evaluate(self, batch: Batch) -> tuple[float, float, dict[str, float]]:
         """Loss sum, weight and metric sums of one batch, without dropout or gradients."""
         with evaluating(self.model):
-            sums = self._evaluate(array_batch(batch))
-            mx.eval(sums)
+            if self.policy.is_written_out:
+                sums = self.policy.sums(self.method.loss, batch)
+            else:
+                sums = self._evaluate(self.policy.arrays(batch))
+                mx.eval(sums)
         loss, weight, metrics = sums
         return float(loss.item()), float(weight.item()), {k: float(v.item()) for k, v in metrics.items()}
 
@@ -112,20 +121,13 @@ class Stepper:
         return self.method.loss(self.policy, ArrayBatch(*arrays))
 
     def _accumulate_plain(self, arrays: ArrayBatch, sums: Any) -> Any:
-        parameters = self.model.trainable_parameters()
-
-        def loss_sum(trainable: Any) -> Any:
-            self.model.update(trainable)
-            return tuple(self._loss_sums(arrays))
-
-        (loss, weight, metrics), gradients = mx.value_and_grad(loss_sum)(parameters)
-        self.model.update(parameters)  # the tracers of the gradient must not stay behind
-        return tree_map(mx.add, sums, (loss, weight, metrics, gradients))
+        found, gradients = self.policy.differentiated(self.method.loss, ArrayBatch(*arrays))
+        return tree_map(mx.add, sums, (*found, gradients))
 
     def _zero_sums(self) -> Any:
         scalars = {name: mx.array(0.0) for name in self.method.metrics}
-        parameters = self.model.trainable_parameters()
-        gradients = tree_map(lambda p: mx.zeros(p.shape, mx.float32), parameters)
+        parameters = tree_flatten(self.model.trainable_parameters())
+        gradients = {path: mx.zeros(p.shape, mx.float32) for path, p in parameters}
         return mx.array(0.0), mx.array(0.0), scalars, gradients
 
     def _apply_plain(self, sums: Any) -> Any:
@@ -137,8 +139,8 @@ class Stepper:
             gradients = tree_map(lambda gradient: gradient * factor, gradients)
         parameters = self.model.trainable_parameters()
         # An update in float32 would turn 16-bit parameters into float32 ones.
-        gradients = tree_map(lambda gradient, p: gradient.astype(p.dtype), gradients, parameters)
-        self.optimizer.update(self.model, gradients)
+        shaped = tree_map_with_path(lambda path, p: gradients[path].astype(p.dtype), parameters)
+        self.optimizer.update(self.model, shaped)
         return loss / weight, norm, metrics
 
 

@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
 from bit_axon.backend import mx
-from bit_axon.models.policy import ArrayBatch, Policy
+from bit_axon.models.inputs import ArrayBatch, LogpSource
 
 ExampleKind = Literal["tokens", "pairs"]
 
@@ -32,10 +32,10 @@ class Method(Protocol):
     def name(self) -> str:
         """As in the config and in metric names."""
 
-    def loss(self, policy: Policy, batch: ArrayBatch) -> LossSums:
+    def loss(self, policy: LogpSource, batch: ArrayBatch) -> LossSums:
         """Sums over one micro-batch; pure, so that it can be compiled and differentiated."""
 
 
-def next_token_sums(policy: Policy, batch: ArrayBatch) -> LossSums:
+def next_token_sums(policy: LogpSource, batch: ArrayBatch) -> LossSums:
     """Summed negative log-likelihood of the target tokens, in nats, and their number."""
     return LossSums(-mx.sum(policy.token_logps(batch)), mx.sum(batch.mask[:, 1:]), {})

@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from bit_axon.backend import mx
-from bit_axon.models.policy import ArrayBatch, Policy
+from bit_axon.models.inputs import ArrayBatch, LogpSource
 from bit_axon.schema import Positive, options
 from bit_axon.training.methods.base import ExampleKind, LossSums
 from bit_axon.training.orpo_loss import log_odds, orpo_loss
@@ -34,7 +34,7 @@ class Orpo:
     beta: Positive = 0.1  # strength of the preference term
     odds_ratio: Literal["scaled_logit", "weighted"] = "scaled_logit"
 
-    def loss(self, policy: Policy, batch: ArrayBatch) -> LossSums:
+    def loss(self, policy: LogpSource, batch: ArrayBatch) -> LossSums:
         """Weight: pairs. Rows 0..P-1 are chosen, P..2P-1 rejected; a row without targets is no pair."""
         lengths = mx.sum(batch.mask[:, 1:], axis=1)
         means = mx.sum(policy.token_logps(batch), axis=1) / mx.maximum(lengths, 1)

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from bit_axon.models.policy import ArrayBatch, Policy
+from bit_axon.models.inputs import ArrayBatch, LogpSource
 from bit_axon.schema import options
 from bit_axon.training.methods.base import ExampleKind, LossSums, next_token_sums
 
@@ -16,6 +16,6 @@ class Sft:
 
     name: Literal["sft"] = "sft"
 
-    def loss(self, policy: Policy, batch: ArrayBatch) -> LossSums:
+    def loss(self, policy: LogpSource, batch: ArrayBatch) -> LossSums:
         """Weight: supervised tokens."""
         return next_token_sums(policy, batch)

@@ -1,0 +1,1 @@
+"""Measures this project beside its peers: `python -m benchmarks.compare`, `python -m benchmarks.scaling`."""

@@ -1,0 +1,88 @@
+"""Rotary positions as tables read off a model's own module, whatever scaling it has built in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bit_axon.backend import mx
+
+_FIRST_LENGTH = 512
+_PROBE_LENGTH = 64
+
+Rope = Callable[..., mx.array]  # (x `(B, H, T, D)`, offset=int) -> `(B, H, T, D)`
+
+
+@dataclass(frozen=True, eq=False)
+class RotaryTable:
+    """`rotated = x * cosines + swapped(x) * sines`, where `swapped` exchanges the two halves of D.
+
+    Attributes:
+        cosines: `(T, D)` float32.
+        sines: `(T, D)` float32, negative in the first half.
+    """
+
+    cosines: mx.array
+    sines: mx.array
+
+    def at(self, positions: mx.array) -> "RotaryTable":
+        """Rows of the positions `(N,)`."""
+        return RotaryTable(self.cosines[positions], self.sines[positions])
+
+
+class RotaryFamily:
+    """The rotations of all blocks whose ropes agree; their table grows with the positions asked for.
+
+    Args:
+        rope: of one of the blocks.
+        dims: D, of a head.
+    """
+
+    def __init__(self, rope: Rope, dims: int):
+        self._rope, self._dims = rope, dims
+        self._table = rotary_table(rope, _FIRST_LENGTH, dims)
+
+    def agrees(self, rope: Rope, dims: int) -> bool:
+        """Whether another rope turns heads of this size in the same way."""
+        if dims != self._dims:
+            return False
+        other, own = rotary_table(rope, _PROBE_LENGTH, dims), self._table
+        return all(
+            mx.array_equal(a[:_PROBE_LENGTH], b).item()
+            for a, b in ((own.cosines, other.cosines), (own.sines, other.sines))
+        )
+
+    def table(self, positions: mx.array, longest: int) -> RotaryTable:
+        """Rotations at positions `(N,)` below `longest`."""
+        length = self._table.cosines.shape[0]
+        if longest > length:
+            while length < longest:
+                length *= 2
+            self._table = rotary_table(self._rope, length, self._dims)
+            mx.eval(self._table.cosines, self._table.sines)
+        return self._table.at(positions)
+
+
+def rotary_table(rope: Rope, length: int, dims: int) -> RotaryTable:
+    """What `rope` does at the positions below `length`; right only where it pairs i with i + D / 2."""
+    half = mx.zeros((1, 1, length, dims // 2)), mx.ones((1, 1, length, dims // 2))
+    first = rope(mx.concatenate([half[1], half[0]], axis=-1), offset=0)[0, 0]  # cos, sin
+    second = rope(mx.concatenate([half[0], half[1]], axis=-1), offset=0)[0, 0]  # -sin, cos
+    split = dims // 2
+    cosines = mx.concatenate([first[:, :split], second[:, split:]], axis=-1)
+    sines = mx.concatenate([second[:, :split], first[:, split:]], axis=-1)
+    return RotaryTable(cosines, sines)
+
+
+def rotated(x: mx.array, table: RotaryTable) -> mx.array:
+    """`x (H, N, D)` turned to the table's N positions."""
+    return _turned(x, table.cosines, table.sines)
+
+
+def rotated_backward(cotangent: mx.array, table: RotaryTable) -> mx.array:
+    """The gradient of `x (H, N, D)`: a rotation's transpose turns back."""
+    return _turned(cotangent, table.cosines, -table.sines)
+
+
+def _turned(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
+    split = x.shape[-1] // 2
+    swapped = mx.concatenate([x[..., split:], x[..., :split]], axis=-1)
+    return (x * cosines + swapped * sines).astype(x.dtype)

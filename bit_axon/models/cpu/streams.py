@@ -1,0 +1,61 @@
+"""Parts of a batch on all cores at once.
+
+MLX works through a stream of operations on one thread; only matrix products use more. With a stream per
+part, and single-threaded products, everything else runs in parallel too. MLX queues about a hundred
+operations at a time, over all streams: so the parts take turns, a few operations each, and all stay busy.
+"""
+
+from collections.abc import Generator, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+from bit_axon.backend import mx, single_threaded_blas
+
+T = TypeVar("T")
+Steps: TypeAlias = Generator[Any, None, T]  # yields arrays that may be computed now; returns a result
+
+
+class Streams:
+    """As many streams as parts run at once.
+
+    Args:
+        count: at least 1; one means the default stream.
+    """
+
+    def __init__(self, count: int):
+        self.count = count
+        self._streams = [mx.new_stream(mx.cpu) for _ in range(count)] if count > 1 else []
+
+    def run(self, parts: Sequence[Steps[T]]) -> list[T]:
+        """The results of at most `count` parts, in order, evaluated."""
+        if len(parts) == 1 or not self._streams:
+            results = [result_of(part) for part in parts]
+            mx.eval(results)
+            return results
+        with single_threaded_blas():
+            results = self._interleaved(parts)
+            mx.eval(results)
+        return results
+
+    def _interleaved(self, parts: Sequence[Steps[T]]) -> list[T]:
+        results: dict[int, T] = {}
+        while len(results) < len(parts):
+            for number, part in enumerate(parts):
+                if number in results:
+                    continue
+                with mx.stream(self._streams[number]):
+                    try:
+                        mx.async_eval(next(part))
+                    except StopIteration as stop:
+                        results[number] = stop.value
+                        mx.async_eval(stop.value)
+        return [results[number] for number in range(len(parts))]
+
+
+def result_of(part: Steps[T]) -> T:
+    """The result of one part, in the current stream, not waited for."""
+    while True:
+        try:
+            mx.async_eval(next(part))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result

@@ -1,0 +1,1 @@
+"""The written-out passes on a CPU against autodiff through mlx-lm's own code."""
