@@ -24,7 +24,7 @@ from mlx_lm.tuner import dora as peer
 from bit_axon.backend import mx
 from bit_axon.errors import BitAxonError
 from bit_axon.quantization.linear import row_squared_norms
-from bit_axon.training.dora import DoRALinear
+from bit_axon.training.dora import DoRALinear, held_norms, row_norms
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -154,3 +154,23 @@ def test_compiled_steps_that_capture_the_model_measure_the_base_once(monkeypatch
         step(mx.zeros((length, INPUT_DIMS)))
         model.train()
     assert len(measured) == 1
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_held_norms_give_the_same_outputs_and_gradients(quantized: bool) -> None:
+    model = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 64))
+    if quantized:
+        nn.quantize(model, group_size=32, bits=4)
+    model.layers = [DoRALinear.from_base(layer, r=4) for layer in model.layers]
+    for layer in model.layers:
+        layer.lora_b = 0.1 * mx.random.normal(layer.lora_b.shape)
+    x = mx.random.normal((5, 64))
+    run = nn.value_and_grad(model, lambda m: mx.sum(mx.square(m(x))))
+    value, gradients = run(model)
+    with held_norms(model, row_norms(model)):
+        held_value, held_gradients = run(model)
+        assert "_held_norms" in model.layers[0]
+    assert "_held_norms" not in model.layers[0]
+    assert value.item() == pytest.approx(held_value.item(), rel=1e-6)
+    for (name, one), (_, other) in zip(tree_flatten(gradients), tree_flatten(held_gradients), strict=True):
+        np.testing.assert_allclose(np.array(one), np.array(other), rtol=1e-5, atol=1e-5, err_msg=name)

@@ -19,8 +19,8 @@ from bit_axon.quantization.linear import AnyWeight, rows_product, selected_rows,
 from bit_axon.training.losses import token_logps
 
 _BLOCK_BYTES = 64 << 20  # of float32 logits at a time
-_CPU_BLOCK_BYTES = 8 << 20  # what a processor's cache holds
-_LEAST_BLOCK = 1024  # tokens of the vocabulary; below that, rows are divided too
+_CPU_BLOCK_BYTES = 2 << 20  # about what a core's cache holds
+_LEAST_BLOCK = 512  # tokens of the vocabulary; below that, rows are divided too
 _PROBE_TOKENS = 12
 _TOLERANCES = {mx.float32: 1e-5, mx.float16: 5e-3, mx.bfloat16: 4e-2}  # of the largest logit
 

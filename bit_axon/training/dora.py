@@ -1,5 +1,7 @@
 """DoRA (Liu et al. 2024, arXiv:2402.09353): a low-rank direction, and a trained length per weight row."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mlx.nn as nn
@@ -130,10 +132,15 @@ class DoRALinear(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """`(..., input_dims)` to `(..., output_dims)`."""
-        a = mx.stop_gradient(self.lora_a).astype(x.dtype)
-        y, weight_a = weight_products(self.linear, x, a.T)
+        norms = self.get("_held_norms")
+        if norms is None:
+            a = mx.stop_gradient(self.lora_a).astype(x.dtype)
+            y, weight_a = weight_products(self.linear, x, a.T)
+            norms = self._norms_from(weight_a)
+        else:
+            y = weight_product(self.linear, x)
         y = add_low_rank(y, self.dropout(x), self.lora_a, self.lora_b, self.scale)
-        y = (self.m / mx.stop_gradient(self._norms_from(weight_a))).astype(y.dtype) * y
+        y = (self.m / mx.stop_gradient(norms)).astype(y.dtype) * y
         return y + self.linear.bias if "bias" in self.linear else y
 
     def fuse(self, dequantize: bool = False) -> nn.Linear:
@@ -149,3 +156,26 @@ class DoRALinear(nn.Module):
         weight = adapted_weight(self.linear, self.lora_a, self.lora_b, self.scale)
         norms = mx.maximum(mx.linalg.norm(weight, axis=1), _ABSOLUTE_FLOOR)
         return float_linear(((self.m / norms)[:, None] * weight).astype(dtype), self.linear.get("bias"))
+
+
+def row_norms(model: nn.Module) -> dict[str, mx.array]:
+    """`||V||` of every DoRA layer by its path, evaluated."""
+    norms = {path: m.row_norms() for path, m in model.named_modules() if isinstance(m, DoRALinear)}
+    mx.eval(norms)
+    return norms
+
+
+@contextmanager
+def held_norms(model: nn.Module, norms: Mapping[str, mx.array]) -> Iterator[None]:
+    """Layers use these norms within the block instead of making their own at every call.
+
+    They are right as long as the factors stay as they are: between two updates.
+    """
+    layers = [(m, norms[path]) for path, m in model.named_modules() if isinstance(m, DoRALinear)]
+    for layer, own in layers:
+        layer["_held_norms"] = own
+    try:
+        yield
+    finally:
+        for layer, _ in layers:
+            del layer["_held_norms"]

@@ -153,7 +153,7 @@ class BlockPass:
         total: mx.array | None = None
         for each, part, slope in zip(self._projections, kept.projections, flat, strict=False):
             found = each.backward(normed, part, slope, gradients)
-            yield found
+            yield gradients  # not the input's gradient: below the first block nobody asks for it
             total = found if total is None else total + found
         assert total is not None
         return total

@@ -40,6 +40,7 @@ def _mantissa_and_power(x: mx.array) -> tuple[mx.array, mx.array]:
 
 
 _split = mx.compile(_mantissa_and_power, shapeless=True)
+_split_negative = mx.compile(lambda x: _mantissa_and_power(-x), shapeless=True)
 # Adding n to the exponent's bits multiplies by 2^n; not a number stays so.
 _joined = mx.compile(lambda bits, power: bits + (power << _EXPONENT_BITS), shapeless=True)
 
@@ -48,7 +49,17 @@ def exponential(x: mx.array) -> mx.array:
     """`exp(x)` of any shape, without a gradient. In float32 on a CPU, below -87 it is 1.6e-38, not 0."""
     if x.dtype != mx.float32 or not runs_on_cpu():
         return mx.exp(x)
-    mantissa, power = _split(x)
+    return _power_of_two_times(*_split(x))
+
+
+def _decay(x: mx.array) -> mx.array:
+    """`exp(-x)`."""
+    if x.dtype != mx.float32 or not runs_on_cpu():
+        return mx.exp(-x)
+    return _power_of_two_times(*_split_negative(x))
+
+
+def _power_of_two_times(mantissa: mx.array, power: mx.array) -> mx.array:
     joined: Any = _joined(mantissa.view(mx.int32), power.view(mx.int32))
     result: mx.array = joined.view(mx.float32)
     return result
@@ -73,11 +84,11 @@ _gated_gradients = mx.compile(_gated_slopes, shapeless=True)
 
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
     """`silu(gate) * up`, elementwise, any shape."""
-    product: mx.array = _gated_product(gate, exponential(-gate), up)
+    product: mx.array = _gated_product(gate, _decay(gate), up)
     return product
 
 
 def swiglu_backward(gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
     """Gradients of gate and up."""
-    slopes: tuple[mx.array, mx.array] = _gated_gradients(gate, exponential(-gate), up, cotangent)
+    slopes: tuple[mx.array, mx.array] = _gated_gradients(gate, _decay(gate), up, cotangent)
     return slopes

@@ -87,7 +87,7 @@ class CpuRunner:
         for block in reversed(self._blocks):
             found: Gradients = {}
             slope = yield from block.backward(tape.blocks.pop(), slope, tape.context, found)
-            yield slope, found
+            yield found
             gradients.update(found)
         return gradients
 
