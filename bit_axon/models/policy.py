@@ -83,6 +83,7 @@ class Policy:
 
     def _in_parts(self, batch: Batch, run: Callable[[ArrayBatch], Steps[Any]]) -> list[Any]:
         assert self._cpu is not None
+        self._cpu.refresh(self._streams)
         parts = split_batch(batch, self._streams.count)
         return self._streams.run([run(self._cpu.place(part)) for part in parts])
 

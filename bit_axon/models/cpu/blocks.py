@@ -84,6 +84,11 @@ class BlockPass:
         """Of the parameters it gives gradients of."""
         return self._mlp.names.union(*(each.names for each in self._projections))
 
+    @property
+    def linears(self) -> tuple[LinearPass, ...]:
+        """The layers whose passes are written out."""
+        return (*self._projections, *self._mlp.linears)
+
     def _family(self, families: list[RotaryFamily]) -> RotaryFamily:
         norm = self._block.input_layernorm
         probe = self._projections[0].forward(mx.zeros((1, norm.weight.shape[0]), norm.weight.dtype))

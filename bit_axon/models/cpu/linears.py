@@ -38,6 +38,9 @@ class LinearPass(Protocol):
 
     names: frozenset[str]  # of the parameters it gives gradients of
 
+    def refresh(self) -> mx.array | None:
+        """What changes with an update alone and is out of date; to be evaluated before a pass."""
+
     def forward(self, x: mx.array) -> Kept:
         """The product."""
 
@@ -55,6 +58,9 @@ class FrozenPass:
 
     def __init__(self, linear: AnyLinear):
         self._linear = linear
+
+    def refresh(self) -> None:
+        """Nothing changes."""
 
     def forward(self, x: mx.array) -> Kept:
         """`W x`."""
@@ -80,6 +86,9 @@ class LoraPass:
     def __init__(self, layer: LoRALinear | DoRALinear, path: str):
         self._layer, self._path = layer, path
         self.names = frozenset((f"{path}.lora_a", f"{path}.lora_b"))
+
+    def refresh(self) -> None:
+        """Nothing is kept between updates."""
 
     def forward(self, x: mx.array) -> Kept:
         """The sum of base and low-rank path, without the bias."""
@@ -127,14 +136,18 @@ class DoraPass:
         self.names = self._direction.names | ({f"{path}.m"} if self._trains_magnitude else set())
         self._known: _Norms | None = None
 
-    def _norms(self) -> mx.array:
-        """An update replaces the factors' arrays, so old norms are recognised by them."""
+    def refresh(self) -> mx.array | None:
+        """Row norms: an update replaces the factors' arrays, so old norms are recognised by them."""
         layer, known = self._layer, self._known
-        if known is None or known.lora_a is not layer.lora_a or known.lora_b is not layer.lora_b:
-            known = _Norms(layer.lora_a, layer.lora_b, layer.row_norms())
-            mx.eval(known.norms)
-            self._known = known
-        return known.norms
+        if known is not None and known.lora_a is layer.lora_a and known.lora_b is layer.lora_b:
+            return None
+        self._known = _Norms(layer.lora_a, layer.lora_b, layer.row_norms())
+        return self._known.norms
+
+    def _norms(self) -> mx.array:
+        self.refresh()
+        assert self._known is not None
+        return self._known.norms
 
     def forward(self, x: mx.array) -> Kept:
         """The direction, not yet scaled."""

@@ -19,6 +19,7 @@ class MlpPass(Protocol):
     """The two passes of an MLP; arrays are `(N, hidden)`."""
 
     names: frozenset[str]  # of the parameters it gives gradients of
+    linears: tuple[LinearPass, ...]  # that it is made of
 
     def forward(self, x: mx.array) -> Steps[tuple[mx.array, MlpKept]]:
         """The output, and what is kept."""
@@ -35,6 +36,7 @@ class GatedPass:
     def __init__(self, gate: LinearPass, up: LinearPass, down: LinearPass):
         self._gate, self._up, self._down = gate, up, down
         self.names = gate.names | up.names | down.names
+        self.linears: tuple[LinearPass, ...] = (gate, up, down)
 
     def forward(self, x: mx.array) -> Steps[tuple[mx.array, MlpKept]]:
         """The output; raw products of the three layers are kept."""
@@ -73,6 +75,7 @@ class ModulePass:
         self._parameters = [name for name, _ in tree_flatten(module.trainable_parameters())]
         self._path = path
         self.names = frozenset(f"{path}.{name}" for name in self._parameters)
+        self.linears: tuple[LinearPass, ...] = ()
 
     def forward(self, x: mx.array) -> Steps[tuple[mx.array, MlpKept]]:
         """The output; nothing is kept."""

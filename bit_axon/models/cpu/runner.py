@@ -18,7 +18,7 @@ from bit_axon.models.cpu.layout import Layout, Piece, lay_out
 from bit_axon.models.cpu.linears import Gradients
 from bit_axon.models.cpu.pieces import pieces_of
 from bit_axon.models.cpu.rotary import RotaryFamily
-from bit_axon.models.cpu.streams import Steps, result_of
+from bit_axon.models.cpu.streams import Steps, Streams, result_of
 from bit_axon.models.inputs import ArrayBatch
 from bit_axon.training.batches import Batch
 
@@ -66,6 +66,10 @@ class CpuRunner:
             weights=mx.ones(len(places)),
             inputs=CpuInputs(layout, mx.array(rows)),
         )
+
+    def refresh(self, streams: Streams) -> None:
+        """Renews what changes with an update alone, once for all parts of a batch."""
+        streams.each([layer.refresh for block in self._blocks for layer in block.linears])
 
     def forward(self, arrays: ArrayBatch, *, keep: bool = True) -> Steps[tuple[mx.array, Tape]]:
         """`(N, H)`, the hidden state before each target, and what `backward` needs."""

@@ -5,7 +5,8 @@ part, and single-threaded products, everything else runs in parallel too. MLX qu
 operations at a time, over all streams: so the parts take turns, a few operations each, and all stay busy.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeAlias, TypeVar
 
 from bit_axon.backend import mx, single_threaded_blas
@@ -35,6 +36,16 @@ class Streams:
             results = self._interleaved(parts)
             mx.eval(results)
         return results
+
+    def each(self, tasks: Sequence[Callable[[], mx.array | None]]) -> None:
+        """Evaluates what the tasks return, spread over the streams."""
+        streams = self._streams or [mx.default_stream(mx.default_device())]
+        found = []
+        with single_threaded_blas() if self._streams else nullcontext():
+            for number, task in enumerate(tasks):
+                with mx.stream(streams[number % len(streams)]):
+                    found.append(task())
+            mx.eval([array for array in found if array is not None])
 
     def _interleaved(self, parts: Sequence[Steps[T]]) -> list[T]:
         results: dict[int, T] = {}
