@@ -6,7 +6,7 @@ from typing import Any
 import mlx.nn as nn
 import numpy as np
 import pytest
-from architectures import EXTRA, build, pair_batch, plain_sums_and_gradients, token_batch
+from architectures import COMMON, EXTRA, build, pair_batch, plain_sums_and_gradients, token_batch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
@@ -157,6 +157,16 @@ def test_padded_rows(kind: str, method: str) -> None:
 def test_what_is_not_recognised_is_left_to_its_own_code() -> None:
     assert not Policy(build("gemma2"), packed=False, vocab_size=96).is_written_out
     assert not Policy(build("qwen2", adapter="none"), packed=False, vocab_size=96).is_written_out
+
+
+def test_a_sliding_window_is_noticed_though_a_trial_is_shorter() -> None:
+    from mlx_lm.models.llama import Model, ModelArgs
+
+    kinds = ["sliding_attention", "full_attention"]
+    arguments = {"model_type": "llama", **COMMON, "sliding_window": 64, "layer_types": kinds}
+    model = Model(ModelArgs.from_dict(arguments))
+    model.freeze()
+    assert not Policy(model, packed=False, vocab_size=96).is_written_out
 
 
 @needs_cpu

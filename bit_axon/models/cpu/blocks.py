@@ -24,6 +24,16 @@ _BLOCK: Final = {"input_layernorm", "self_attn", "post_attention_layernorm", "ml
 _PROJECTIONS: Final = ("q_proj", "k_proj", "v_proj", "o_proj")
 _HEAD_NORMS: Final = {"q_norm", "k_norm"}
 _SETTINGS: Final = {"n_heads", "n_kv_heads", "scale"}
+# Settings that change nothing but what a trial shows. A trial on a few tokens does not show a sliding
+# window, a cap or a clip: a block or attention with any other setting is left to its own code.
+_SHOWN: Final = _SETTINGS | {
+    "head_dim",
+    "hidden_size",
+    "num_attention_heads",
+    "args",
+    "_no_grad",
+    "_training",
+}
 _PROBE_TOKENS: Final = 10
 # Relative to the block's largest change of its input.
 _TOLERANCES: Final = {mx.float32: 2e-5, mx.float16: 1e-2, mx.bfloat16: 8e-2}
@@ -218,6 +228,8 @@ def block_pass(block: nn.Module, path: str, families: list[RotaryFamily]) -> Blo
     attention = block.self_attn
     if set(attention) - _HEAD_NORMS != {*_PROJECTIONS, "rope"} or not set(vars(attention)) >= _SETTINGS:
         return None
+    if _other_settings(block) or _other_settings(attention):
+        return None
     projections = [linear_pass(attention[name], f"{path}.self_attn.{name}") for name in _PROJECTIONS]
     known = tuple(each for each in projections if each is not None)
     if len(known) < len(projections):
@@ -225,6 +237,10 @@ def block_pass(block: nn.Module, path: str, families: list[RotaryFamily]) -> Blo
     found = BlockPass(block, known, mlp_pass(block.mlp, f"{path}.mlp"), families)
     trained = {f"{path}.{name}" for name, _ in tree_flatten(block.trainable_parameters())}
     return found if trained == found.names and _agrees(block, found) else None
+
+
+def _other_settings(module: nn.Module) -> set[str]:
+    return {name for name, value in vars(module).items() if value not in (None, False)} - _SHOWN
 
 
 def _agrees(block: nn.Module, found: BlockPass) -> bool:
