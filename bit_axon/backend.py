@@ -57,13 +57,13 @@ import mlx.core as mx  # noqa: E402 - after the BLAS
 
 
 @contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """One thread per matrix product within the block, for callers that are parallel themselves."""
+def blas_threads(count: int) -> Iterator[None]:
+    """So many threads per matrix product within the block, for callers that are parallel themselves."""
     if _OPENBLAS is None:
         yield
         return
     before = _OPENBLAS.library.openblas_get_num_threads()
-    _OPENBLAS.library.openblas_set_num_threads(1)
+    _OPENBLAS.library.openblas_set_num_threads(count)
     try:
         yield
     finally:
@@ -125,7 +125,7 @@ class Backend:
         """Plain lines for the console, said once per run."""
         if self.device != "cpu":
             return [f"device: {self.device}"]
-        lines = [f"device: CPU, {os.cpu_count()} cores, BLAS: {self.blas}"]
+        lines = [f"device: CPU, {available_cores()} cores, BLAS: {self.blas}"]
         if self.blas == _BUNDLED:
             lines.append(BLAS_REMEDY)
         if not self.compiles:

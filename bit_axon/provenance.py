@@ -1,6 +1,5 @@
 """What a run was made with: versions, machine, code. Enough to say later what has changed since."""
 
-import os
 import platform
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 import psutil
 
 from bit_axon import __version__
-from bit_axon.backend import detect
+from bit_axon.backend import available_cores, detect
 from bit_axon.files import project_root
 
 _PACKAGES = ("mlx", "mlx-lm", "numpy", "transformers", "tokenizers", "hydra-core", "mlflow", "optuna")
@@ -44,7 +43,7 @@ def hardware() -> dict[str, Any]:
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": available_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "device": backend.device,
         "blas": backend.blas,

@@ -7,11 +7,12 @@ operations at a time, over all streams: so the parts take turns, a few operation
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
-from bit_axon.backend import mx, single_threaded_blas
+from bit_axon.backend import blas_threads, mx
 
 T = TypeVar("T")
+_MOST_STREAMS: Final = 4
 Steps: TypeAlias = Generator[Any, None, T]  # yields arrays that may be computed now; returns a result
 
 
@@ -19,11 +20,12 @@ class Streams:
     """As many streams as parts run at once.
 
     Args:
-        count: at least 1; one means the default stream.
+        cores: to be used; above four, parts share them out, as one thread describes all parts.
     """
 
-    def __init__(self, count: int):
-        self.count = count
+    def __init__(self, cores: int):
+        self.count = count = min(max(cores, 1), _MOST_STREAMS)
+        self._product_threads = max(cores // count, 1)
         self._streams = [mx.new_stream(mx.cpu) for _ in range(count)] if count > 1 else []
 
     def run(self, parts: Sequence[Steps[T]]) -> list[T]:
@@ -32,7 +34,7 @@ class Streams:
             results = [result_of(part) for part in parts]
             mx.eval(results)
             return results
-        with single_threaded_blas():
+        with blas_threads(self._product_threads):
             results = self._interleaved(parts)
             mx.eval(results)
         return results
@@ -41,7 +43,7 @@ class Streams:
         """Evaluates what the tasks return, spread over the streams."""
         streams = self._streams or [mx.default_stream(mx.default_device())]
         found = []
-        with single_threaded_blas() if self._streams else nullcontext():
+        with blas_threads(self._product_threads) if self._streams else nullcontext():
             for number, task in enumerate(tasks):
                 with mx.stream(streams[number % len(streams)]):
                     found.append(task())
