@@ -26,8 +26,15 @@ def machine_facts(module: str, arguments: Sequence[str]) -> dict[str, str]:
         "machine": f"{_cpu_model()}, {os.cpu_count()} cores, {_memory_gib()} GiB memory",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "versions": ", ".join(versions),
+        "environment": ", ".join(_settings()) or "no OPENBLAS, OMP or MKL variable set",
         "command": f"python -m {module} {shlex.join(_without_folders(arguments))}".rstrip(),
     }
+
+
+def _settings() -> list[str]:
+    """Variables that choose the kernels or threads of a BLAS."""
+    prefixes = ("OPENBLAS_", "OMP_", "MKL_")
+    return [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(prefixes)]
 
 
 def _without_folders(arguments: Sequence[str]) -> list[str]:

@@ -11,12 +11,12 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["BLAS_REMEDY", "Backend", "Compilation", "detect", "mx", "preload_openblas"]
+__all__ = ["BLAS_REMEDY", "Backend", "Compilation", "detect", "memory_limits", "mx", "preload_openblas"]
 
 _OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
 _BUNDLED = "bundled reference BLAS"
@@ -70,6 +70,9 @@ def blas_threads(count: int) -> Iterator[None]:
         _OPENBLAS.library.openblas_set_num_threads(before)
 
 
+_GB = 10**9
+_CACHE_SHARE = 4  # of the recommended working set: one part of so many
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _LARGEST_HEAP_BLOCK = 32 << 20  # glibc allows no more
 
@@ -90,6 +93,41 @@ def reuse_freed_memory() -> None:
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+@contextmanager
+def memory_limits(memory_limit_gb: float | None, cache_limit_gb: float | None) -> Iterator[None]:
+    """MLX's limits within the block; those of before afterwards.
+
+    Args:
+        memory_limit_gb: what may be in use before allocations wait for others to be freed, in 10^9 bytes;
+            None = as MLX has it.
+        cache_limit_gb: freed memory that is kept for the next allocation; None = a quarter of what the
+            device recommends to use, as MLX has it where the device does not say, and on a CPU.
+    """
+    memory = None if memory_limit_gb is None else int(memory_limit_gb * _GB)
+    cache = _default_cache_bytes() if cache_limit_gb is None else int(cache_limit_gb * _GB)
+    with _limited(mx.set_memory_limit, memory), _limited(mx.set_cache_limit, cache):
+        yield
+
+
+@contextmanager
+def _limited(set_limit: Callable[[int], int], limit_bytes: int | None) -> Iterator[None]:
+    if limit_bytes is None:
+        yield
+        return
+    before = set_limit(limit_bytes)
+    try:
+        yield
+    finally:
+        set_limit(before)
+
+
+def _default_cache_bytes() -> int | None:
+    if detect().device == "cpu":
+        return None
+    recommended = mx.device_info().get("max_recommended_working_set_size")
+    return None if recommended is None else int(recommended) // _CACHE_SHARE
 
 
 class Compilation(NamedTuple):

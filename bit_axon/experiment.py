@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from bit_axon.backend import detect, mx
+from bit_axon.backend import detect, memory_limits, mx
 from bit_axon.errors import BitAxonError, NonFiniteLossError, StorageError
 from bit_axon.evaluation.accuracy import Answer, accuracy, answer_prompts
 from bit_axon.evaluation.loss import evaluate_loss
@@ -89,8 +89,10 @@ def run_experiment(
         directory.write_config(config_values)
         directory.write_repro(repro_facts(prepared, command, config_values))
     run = _begin(prepared, directory, reporter, resume, started)
+    options = prepared.config.training
     try:
-        return _train(run, stop_requested)
+        with memory_limits(options.memory_limit_gb, options.cache_limit_gb):
+            return _train(run, stop_requested)
     except BitAxonError as error:
         _record_failure(run, error)
         raise

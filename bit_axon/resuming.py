@@ -26,6 +26,8 @@ _FREE_ON_RESUME = (
     "thermal.",
     "training.max_minutes",
     "training.keep_checkpoints",
+    "training.memory_limit_gb",
+    "training.cache_limit_gb",
 )
 _ENDED = ("finished", "pruned")
 _MISSING = object()

@@ -104,6 +104,9 @@ class TrainingOptions:
     early_stop_patience: PositiveInt | None = None  # evaluations without a better val/loss
     early_stop_min_delta: NonNegative = 0.0
     compile: bool | None = None  # mx.compile the step; null = as suits the device
+    gradient_checkpointing: bool = False  # less memory: blocks run again in the backward pass
+    memory_limit_gb: Positive | None = None  # 10^9 bytes; null = MLX's own
+    cache_limit_gb: Positive | None = None  # of freed memory; null = as suits the device
 
 
 @options

@@ -16,6 +16,7 @@ from bit_axon.models.policy import Policy
 from bit_axon.schema import AdapterConfig, ModelConfig, TrainingOptions
 from bit_axon.training.adapters import adapter_parameters, attach_adapter
 from bit_axon.training.collate import PairBatchPlan, TokenBatchPlan
+from bit_axon.training.dora import DoRALinear
 from bit_axon.training.loop import Loop, LoopLimits, LoopParts
 from bit_axon.training.loop_state import LoopState
 from bit_axon.training.methods import build_method
@@ -53,7 +54,10 @@ def stepper(folder: Path, method: str, *, packed: bool = False, compile: bool = 
     optimizer = build_optimizer(TrainingOptions(optimizer="sgd"), model)
     options = {"max_grad_norm": 1.0, "seed": 0, "compilation": Compilation(compile, compile)}
     return Stepper(
-        Policy(model, packed=packed, vocab_size=300), build_method({"name": method}), optimizer, **options
+        Policy(model, packed=packed, vocab_size=300, compiled=compile),
+        build_method({"name": method}),
+        optimizer,
+        **options,
     )
 
 
@@ -216,3 +220,18 @@ def test_a_cut_by_the_clock_does_not_change_when_the_run_stops_early(tiny_model:
 
     whole, cut = stop_after(None), stop_after(3.0)
     assert whole == (12, 0) and cut == (12, 4)
+
+
+def test_norms_of_dora_are_made_once_per_update(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stepping = stepper(tiny_model, "sft", compile=True)
+    made: list[int] = []
+    plain = DoRALinear.row_norms
+    monkeypatch.setattr(DoRALinear, "row_norms", lambda layer: (made.append(1), plain(layer))[1])
+    layers = sum(isinstance(layer, DoRALinear) for layer in stepping.model.modules())
+    batches = plan("sft", 4)
+    for step in range(2):
+        for index in range(3):
+            stepping.add(batches.batch(0, index), 3 * step + index)
+        stepping.evaluate(batches.batch(0, 0))
+        stepping.apply(1e-2)
+    assert len(made) == 2 * layers

@@ -16,16 +16,18 @@ class Resampled(Sequence[Item]):
     """Items of a store, some left out, some more than once.
 
     Attributes:
+        items: of the store, all of them.
+        indices: `(len,)` int64; which item each is.
         lengths: `(len,)` int64; tokens of each item.
     """
 
     def __init__(self, items: Sequence[Item], lengths: NDArray[np.int64], indices: NDArray[np.int64]):
-        self._items: Sequence[Item] = items
-        self._indices = indices
+        self.items: Sequence[Item] = items
+        self.indices = indices
         self.lengths = lengths[indices]
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     @overload
     def __getitem__(self, index: int) -> Item: ...
@@ -34,7 +36,7 @@ class Resampled(Sequence[Item]):
     def __getitem__(self, index: int | slice) -> Item | list[Item]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return self._items[int(self._indices[index])]
+        return self.items[int(self.indices[index])]
 
 
 def resampling(kept: Sequence[int], weights: Sequence[float], seed: int) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """The loss on a fixed validation set."""
 
-from bit_axon.training.collate import Batch
 from bit_axon.training.position import Plan
+from bit_axon.training.prefetch import Prefetch
 from bit_axon.training.records import Evaluation
 from bit_axon.training.stepper import Stepper
 
@@ -19,9 +19,10 @@ def evaluate_loss(stepper: Stepper, plan: Plan, max_batches: int | None = None) 
     loss = weight = 0.0
     examples = 0
     metrics = dict.fromkeys(stepper.method.metrics, 0.0)
-    for index in range(count):
-        batch: Batch = plan.batch(0, index)
-        batch_loss, batch_weight, batch_metrics = stepper.evaluate(batch)
-        loss, weight, examples = loss + batch_loss, weight + batch_weight, examples + batch.examples
-        metrics = {name: total + batch_metrics[name] for name, total in metrics.items()}
+    with Prefetch(plan) as prefetch:
+        for index in range(count):
+            batch = prefetch.batch(index, ahead=index + 1 < count)
+            batch_loss, batch_weight, batch_metrics = stepper.evaluate(batch)
+            loss, weight, examples = loss + batch_loss, weight + batch_weight, examples + batch.examples
+            metrics = {name: total + batch_metrics[name] for name, total in metrics.items()}
     return Evaluation(loss / weight, {name: total / weight for name, total in metrics.items()}, examples)

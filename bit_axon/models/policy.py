@@ -14,9 +14,11 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
 from bit_axon.backend import available_cores, mx, reuse_freed_memory
+from bit_axon.models.checkpointing import checkpointed
 from bit_axon.models.cpu.kernels import runs_on_cpu
 from bit_axon.models.cpu.runner import CpuRunner, cpu_runner
 from bit_axon.models.cpu.streams import Steps, Streams
+from bit_axon.models.forked import ForkedRunner, forking_is_exact
 from bit_axon.models.head import Head, logps_and_slopes, split_model, target_logps
 from bit_axon.models.inputs import ArrayBatch, LogpSource, Runner
 from bit_axon.models.modes import evaluating
@@ -35,21 +37,38 @@ class Policy:
         packed: whether rows hold several examples that must not see each other.
         vocab_size: ids of the model's vocabulary that may be tried out.
         compiled: whether steps are compiled, so that their shapes must be few.
+        checkpointing: whether blocks are run again in the backward pass; on a CPU little is kept anyway.
     """
 
-    def __init__(self, model: nn.Module, *, packed: bool, vocab_size: int, compiled: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        packed: bool,
+        vocab_size: int,
+        compiled: bool = False,
+        checkpointing: bool = False,
+    ):
         self.model = model
         with evaluating(model):
             split = split_model(model, vocab_size)
             self._head: Head | None = None if split is None else split.head
-            body = model if split is None else split.body
+            body: Any = model if split is None else split.body
             self._cpu: CpuRunner | None = None
             if split is not None and split.head.is_frozen and runs_on_cpu() and not compiled:
                 self._cpu = cpu_runner(model, split.body, vocab_size)
+            if checkpointing and self._cpu is None:
+                body = checkpointed(body, vocab_size)
+            self._runner = self._row_runner(body, packed=packed, vocab_size=vocab_size)
         if self._cpu is not None:
             reuse_freed_memory()
         self._streams = Streams(available_cores() if self._cpu else 1)
-        self._runner: Runner = PaddedRunner(body, len(model.layers), packed=packed)
+
+    def _row_runner(self, body: Callable[..., Any], *, packed: bool, vocab_size: int) -> Runner:
+        blocks = len(self.model.layers)
+        plain = PaddedRunner(body, blocks, packed=packed)
+        shares = self._cpu is None and not packed and forking_is_exact(self.model, vocab_size)
+        return ForkedRunner(body, blocks, plain) if shares else plain
 
     @property
     def is_written_out(self) -> bool:

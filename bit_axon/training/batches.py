@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from bit_axon.data.examples import Example, PairExample
 from bit_axon.training.packing import join
 
-_TARGET_EIGHTHS = (1, 2, 3, 4, 6, 8)  # of all positions
-
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -29,6 +27,12 @@ class Batch:
         supervised_tokens: targets.
         group_size: 2 for pairs: the rows are so many equal blocks, and the rows at one place in all
             blocks begin with the same prompt.
+        target_slots: N, the size that the targets are filled up to; never less than there are.
+        prompt_slots: the size that prompts of groups are filled up to where they run once; what a prompt
+            has beyond it belongs to the response. A prompt ends before the token that predicts the first
+            target.
+        response_slots: the size of what runs behind the prompts; the last token of a row does not. 0 = no
+            sizes are planned.
     """
 
     tokens: NDArray[np.int32]
@@ -39,12 +43,14 @@ class Batch:
     supervised_tokens: int
     group_size: int = 1
 
-    @property
-    def target_slots(self) -> int:
-        """Targets, filled up to the next of six sizes, so that few shapes have to be compiled."""
-        size = self.mask[:, 1:].size
-        sizes = (-(-size * eighths // 8) for eighths in _TARGET_EIGHTHS)
-        return next(slots for slots in sizes if slots >= self.supervised_tokens)
+    target_slots: int = 0
+    prompt_slots: int = 0
+    response_slots: int = 0
+
+    def __post_init__(self) -> None:
+        """A batch that no plan has made has as many slots as targets."""
+        if self.target_slots < self.supervised_tokens:
+            object.__setattr__(self, "target_slots", self.supervised_tokens)
 
 
 def split_batch(batch: Batch, count: int) -> list[Batch]:
@@ -93,28 +99,24 @@ class BatchCollator:
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """One example per row, as many rows as examples."""
-        return self.examples(examples, len(examples))
+        longest = max((len(example.token_ids) for example in examples), default=1)
+        return self.examples(examples, len(examples), self.bucket(longest))
 
-    def examples(self, examples: Sequence[Example], rows: int) -> Batch:
-        """One example per row; rows without one are padding."""
-        length = self._length(examples)
+    def examples(self, examples: Sequence[Example], rows: int, length: int) -> Batch:
+        """One example per row of `length` tokens; rows without one are padding."""
         return self._stacked([[e] for e in examples], rows, length, eos_token_id=self._pad_token_id)
 
-    def packs(self, packs: Sequence[Sequence[Example]], rows: int, eos_token_id: int) -> Batch:
-        """Several examples per row, `eos_token_id` between them, in rows of the last bucket's length."""
-        return self._stacked(packs, rows, self.length_buckets[-1], eos_token_id=eos_token_id)
+    def packs(self, packs: Sequence[Sequence[Example]], rows: int, length: int, eos_token_id: int) -> Batch:
+        """Several examples per row of `length` tokens, `eos_token_id` between them."""
+        return self._stacked(packs, rows, length, eos_token_id=eos_token_id)
 
-    def pairs(self, pairs: Sequence[PairExample], rows: int) -> Batch:
+    def pairs(self, pairs: Sequence[PairExample], rows: int, length: int) -> Batch:
         """`rows` chosen sequences above `rows` rejected ones."""
         chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
-        length = self._length(chosen + rejected)
         missing: list[list[Example]] = [[]] * (rows - len(pairs))
         filled = [[e] for e in chosen] + missing + [[e] for e in rejected]
         batch = self._stacked(filled, 2 * rows, length, eos_token_id=self._pad_token_id)
         return replace(batch, examples=len(pairs), group_size=2)
-
-    def _length(self, examples: Sequence[Example]) -> int:
-        return self.bucket(max((len(example.token_ids) for example in examples), default=1))
 
     def _stacked(
         self, packs: Sequence[Sequence[Example]], rows: int, length: int, *, eos_token_id: int

@@ -15,6 +15,7 @@ from bit_axon.errors import NonFiniteLossError, ThermalShutdownError
 from bit_axon.training.collate import Batch
 from bit_axon.training.loop_state import LoopState
 from bit_axon.training.position import Plan, Position
+from bit_axon.training.prefetch import Prefetch
 from bit_axon.training.records import Evaluation, EvaluationRecord, Observer, StepRecord
 from bit_axon.training.stepper import Stepper, StepResult
 
@@ -98,17 +99,18 @@ class Loop:
         if self.state.evaluated_step < 0:
             self._evaluate()
         self._started = self.parts.clock()
-        reason = self._train()
+        with Prefetch(self.parts.plan) as batches:
+            reason = self._train(batches)
         self._save()  # before the evaluation below: one that a cut brought about must not be remembered
         is_evaluated = self.state.evaluated_step >= self.state.step
         if reason in ("max_steps", "early_stop", "time_limit") and not is_evaluated:
             self._evaluate()
         return reason
 
-    def _train(self) -> StopReason:
+    def _train(self, batches: Prefetch) -> StopReason:
         try:
             while (reason := self._reason_to_stop()) is None:
-                if not self._step():
+                if not self._step(batches):
                     return "interrupt"
                 self._after_step()
         except ThermalShutdownError as error:
@@ -130,20 +132,23 @@ class Loop:
             return "early_stop"
         return None
 
-    def _step(self) -> bool:
+    def _step(self, prefetch: Prefetch) -> bool:
         """One update; False when it was given up because a stop was requested."""
         state, parts = self.state, self.parts
         started, paused = parts.clock(), parts.gate.paused_seconds
         last = state.micro_batch + self.limits.grad_accum_steps
         if self.limits.micro_batches is not None:
             last = min(last, self.limits.micro_batches)
+        end = last if state.step + 1 >= self.limits.max_steps else last + 1  # of what may be asked for
         batches, compiled = [], False
         for micro_batch in range(state.micro_batch, last):
             if parts.stop_requested():
                 parts.stepper.discard()
                 return False
-            parts.gate.before_micro_batch(state.step + 1)
-            batch = parts.plan.batch(*self._position.find(micro_batch))
+            if not isinstance(parts.gate, NoGate):
+                parts.stepper.wait()  # pauses and readings belong between micro-batches
+                parts.gate.before_micro_batch(state.step + 1)
+            batch = prefetch.batch(micro_batch, ahead=micro_batch + 1 < end)
             compiled = parts.stepper.add(batch, micro_batch) or compiled
             batches.append(batch)
         rate = parts.learning_rate(state.step + 1)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import mlx.nn as nn
 import numpy as np
 
-from bit_axon.backend import detect
+from bit_axon.backend import detect, memory_limits
 from bit_axon.data.examples import Example
 from bit_axon.errors import DataError, ThermalShutdownError, problem
 from bit_axon.evaluation.loss import evaluate_loss
@@ -135,13 +135,14 @@ class Session:
             step, loss = load_checkpoint(self._model, optimizer, latest)
             saved = read_state(latest).get("loop")
             state = LoopState.from_dict(saved) if saved else LoopState(step=step, loss=loss)
+        compilation = detect().compilation(None)
         stepper = Stepper(
-            Policy(self._model, packed=packed, vocab_size=vocab_size),
+            Policy(self._model, packed=packed, vocab_size=vocab_size, compiled=compilation.step),
             self._method(),
             optimizer,
             max_grad_norm=options.max_grad_norm,
             seed=config.seed,
-            compilation=detect().compilation(None),
+            compilation=compilation,
         )
         plan = kind.plan(examples, config, packed, True)
         valid = None if held_out is None else kind.plan(held_out, config, packed, False)
@@ -153,7 +154,7 @@ class Session:
             self.setup()
         loop, self._loop = self._loop, None
         assert loop is not None
-        with in_mode(self._model, training=True):
+        with in_mode(self._model, training=True), memory_limits(None, None):
             reason = loop.run()
         if reason == "thermal" and self._cooling is not None and self._cooling.shutdown is not None:
             raise self._cooling.shutdown

@@ -1,6 +1,7 @@
 """One optimizer update: sums over micro-batches, then a single division, clipping and the update."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from bit_axon.models.inputs import ArrayBatch
 from bit_axon.models.modes import evaluating
 from bit_axon.models.policy import Policy
 from bit_axon.training.collate import Batch
+from bit_axon.training.dora import held_norms, row_norms
 from bit_axon.training.methods import Method
 
 _DROPOUT_STREAM = 1  # keeps dropout's random numbers apart from those of the data order
@@ -60,7 +62,8 @@ class Stepper:
         self._seed = seed
         self._max_grad_norm = max_grad_norm
         self._sums = self._zero_sums()  # loss, weight, metrics and gradients of the step so far
-        self._shapes: set[tuple[int, ...]] = set()
+        self._norms: dict[str, mx.array] | None = None
+        self._shapes: set[tuple[tuple[int, ...], ...]] = set()
         model = policy.model
         random_state = mx.random.state
         self._compiles_step = compilation.step
@@ -77,7 +80,10 @@ class Stepper:
         return self.policy.model
 
     def add(self, batch: Batch, micro_batch: int) -> bool:
-        """Adds a micro-batch to the current step; returns whether its shape was new (and compiled)."""
+        """Adds a micro-batch to the current step; returns whether its shape was new (and compiled).
+
+        The device may still be at work when this returns.
+        """
         mx.random.seed(micro_batch_seed(self._seed, micro_batch))
         self.model.train()
         if self.policy.is_written_out:
@@ -86,15 +92,22 @@ class Stepper:
             mx.eval(self._sums)
             return False
         arrays = self.policy.arrays(batch)
-        shape = (*batch.tokens.shape, arrays.targets.size)
+        shape = tuple(tuple(array.shape) for _, array in tree_flatten(arrays))
         is_new = shape not in self._shapes
         self._shapes.add(shape)
-        self._sums = self._accumulate(arrays, self._sums)
-        mx.eval(self._sums)
+        self.wait()  # one micro-batch at a time, or their memory adds up
+        with self._norms_held():
+            self._sums = self._accumulate(arrays, self._sums)
+        mx.async_eval(self._sums)
         return is_new and self._compiles_step
 
+    def wait(self) -> None:
+        """Returns once the device has done all that was added."""
+        mx.eval(self._sums)
+
     def discard(self) -> None:
-        """Forgets a step that was begun."""
+        """Forgets a step that was begun, once the device is done with it."""
+        self.wait()
         self._sums = self._zero_sums()
 
     def apply(self, learning_rate: float) -> StepResult:
@@ -103,6 +116,7 @@ class Stepper:
         loss, norm, metrics = self._apply(self._sums)
         mx.eval(loss, norm, metrics, self.model.state, self.optimizer.state)
         self._sums = self._zero_sums()
+        self._norms = None
         values = {name: float(value.item()) for name, value in metrics.items()}
         return StepResult(float(loss.item()), float(norm.item()), values)
 
@@ -112,10 +126,17 @@ class Stepper:
             if self.policy.is_written_out:
                 sums = self.policy.sums(self.method.loss, batch)
             else:
-                sums = self._evaluate(self.policy.arrays(batch))
+                with self._norms_held():
+                    sums = self._evaluate(self.policy.arrays(batch))
                 mx.eval(sums)
         loss, weight, metrics = sums
         return float(loss.item()), float(weight.item()), {k: float(v.item()) for k, v in metrics.items()}
+
+    def _norms_held(self) -> AbstractContextManager[None]:
+        """DoRA's norms, which only an update changes, are made once for all micro-batches of a step."""
+        if self._norms is None:
+            self._norms = row_norms(self.model)
+        return held_norms(self.model, self._norms)
 
     def _loss_sums(self, arrays: ArrayBatch) -> Any:
         return self.method.loss(self.policy, ArrayBatch(*arrays))
