@@ -1,6 +1,5 @@
 """What is compared with what, and what the project promises of it."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from benchmarks.contestants import OURS, Contestant
 from benchmarks.folders import model_folder, quantized_folder
 from benchmarks.rows import FixedBatch, long_batch, median_batch, read_rows
 from benchmarks.workers.protocol import Spec
+from bit_axon.backend import available_cores
 from bit_axon.files import outputs_dir
 from bit_axon.tokenizer import QwenTokenizerWrapper
 
@@ -138,7 +138,7 @@ def _same_case(chosen: Selection, model: str, folder: Path, batch: FixedBatch) -
     adapters = [adapter for adapter in ("lora", "dora") if adapter in chosen.adapters]
     peers = [peer for peer in ("mlx-lm", "peft") if peer in chosen.peers]
     spec = Spec(str(folder), str(batch.rows), batch_size=len(batch.lengths), packing=False)
-    spec = replace(spec, tokens=str(batch.tokens), threads=os.cpu_count() or 1)
+    spec = replace(spec, tokens=str(batch.tokens), threads=available_cores())
     contestants: list[Contestant] = []
     comparisons: list[Comparison] = []
     size = f"{len(batch.lengths)} x {max(batch.lengths)} tokens"

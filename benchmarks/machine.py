@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from bit_axon import __version__
+from bit_axon.backend import available_cores
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _PACKAGES = ("mlx", "mlx-lm", "mlx-lm-lora", "transformers", "numpy")
@@ -23,7 +24,7 @@ def machine_facts(module: str, arguments: Sequence[str]) -> dict[str, str]:
     versions = [f"bit_axon {__version__}", *filter(None, map(_version, _PACKAGES))]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{_cpu_model()}, {os.cpu_count()} cores, {_memory_gib()} GiB memory",
+        "machine": f"{_cpu_model()}, {available_cores()} cores, {_memory_gib()} GiB memory",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "versions": ", ".join(versions),
         "environment": ", ".join(_settings()) or "no OPENBLAS, OMP or MKL variable set",

@@ -57,13 +57,13 @@ import mlx.core as mx  # noqa: E402 - after the BLAS
 
 
 @contextmanager
-def blas_threads(count: int) -> Iterator[None]:
-    """So many threads per matrix product within the block, for callers that are parallel themselves."""
+def single_threaded_blas() -> Iterator[None]:
+    """One thread per matrix product within the block, for callers that are parallel themselves."""
     if _OPENBLAS is None:
         yield
         return
     before = _OPENBLAS.library.openblas_get_num_threads()
-    _OPENBLAS.library.openblas_set_num_threads(count)
+    _OPENBLAS.library.openblas_set_num_threads(1)
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ from mlx_lm.tuner import dora as peer
 from bit_axon.backend import mx
 from bit_axon.errors import BitAxonError
 from bit_axon.quantization.linear import row_squared_norms
-from bit_axon.training.dora import DoRALinear, held_norms, row_norms
+from bit_axon.training.dora import DoRALinear, RowNorms
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -167,10 +167,15 @@ def test_held_norms_give_the_same_outputs_and_gradients(quantized: bool) -> None
     x = mx.random.normal((5, 64))
     run = nn.value_and_grad(model, lambda m: mx.sum(mx.square(m(x))))
     value, gradients = run(model)
-    with held_norms(model, row_norms(model)):
+    norms = RowNorms(model)
+    with norms.held():
         held_value, held_gradients = run(model)
         assert "_held_norms" in model.layers[0]
     assert "_held_norms" not in model.layers[0]
     assert value.item() == pytest.approx(held_value.item(), rel=1e-6)
+    model.layers[0].lora_b = 3 * model.layers[0].lora_b
+    with norms.held():  # other factors: other norms
+        assert run(model)[0].item() == pytest.approx(mx.sum(mx.square(model(x))).item(), rel=1e-6)
+    model.layers[0].lora_b = model.layers[0].lora_b / 3
     for (name, one), (_, other) in zip(tree_flatten(gradients), tree_flatten(held_gradients), strict=True):
         np.testing.assert_allclose(np.array(one), np.array(other), rtol=1e-5, atol=1e-5, err_msg=name)

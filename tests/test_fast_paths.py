@@ -1,6 +1,10 @@
 """Every fast path against the model's own code: each sequence alone, all logits, autodiff."""
 
+import importlib
+import os
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import mlx.nn as nn
@@ -188,3 +192,91 @@ def test_gating_against_autodiff() -> None:
     np.testing.assert_allclose(np.array(swiglu(gate, up)), np.array(expected[0]), rtol=3e-6, atol=1e-6)
     for found, wanted in zip(swiglu_backward(gate, up, slope), slopes, strict=True):
         np.testing.assert_allclose(np.array(found), np.array(wanted), rtol=1e-5, atol=3e-6)
+
+
+def model_of(kind: str, **changes: Any) -> nn.Module:
+    module = importlib.import_module(f"mlx_lm.models.{kind}")
+    mx.random.seed(0)
+    model = module.Model(module.ModelArgs.from_dict({"model_type": kind, **COMMON, **changes}))
+    model.freeze()
+    return model
+
+
+@needs_cpu
+def test_an_embedding_that_depends_on_the_length_is_noticed() -> None:
+    scaled = {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 600}
+    assert Policy(model_of("llama"), packed=False, vocab_size=96).is_written_out
+    assert not Policy(model_of("llama", **scaled), packed=False, vocab_size=96).is_written_out
+
+
+def test_norms_over_all_heads_are_left_to_their_own_code() -> None:
+    experts = {"num_experts": 4, "num_experts_per_tok": 2}
+    assert not Policy(model_of("olmoe", **experts), packed=False, vocab_size=96).is_written_out
+
+
+@needs_cpu
+@pytest.mark.parametrize("kind", ["qwen2", "qwen2_moe"])
+def test_dropout_drops_the_same_going_back(kind: str) -> None:
+    """Along a direction, the loss changes as the gradient says, when the same is dropped."""
+    model = build(kind, dropout=0.4)
+    model.train()
+    policy = Policy(model, packed=True, vocab_size=96, compiled=kind == "qwen2_moe")
+    batch = token_batch(np.random.default_rng(0), [[30], [25]], 32)
+    method = build_method({"name": "sft"})
+
+    def run() -> tuple[Any, dict[str, mx.array]]:
+        mx.random.seed(7)
+        if policy.is_written_out:
+            return policy.sums_and_gradients(method.loss, batch)
+        return policy.differentiated(method.loss, policy.arrays(batch))
+
+    assert not Policy(model, packed=True, vocab_size=96).is_written_out or kind == "qwen2"
+    layer = model.layers[0].self_attn.o_proj
+    direction, before = mx.random.normal(layer.lora_b.shape), layer.lora_b
+    slope = mx.sum(run()[1]["model.layers.0.self_attn.o_proj.lora_b"] * direction).item()
+    losses = []
+    for step in (1e-3, -1e-3):
+        layer.lora_b = before + step * direction
+        losses.append(float(run()[0][0]))
+    assert (losses[0] - losses[1]) / 2e-3 == pytest.approx(slope, rel=0.05)
+
+
+@needs_cpu
+def test_below_the_lowest_adapter_nothing_is_kept() -> None:
+    model = build("qwen2", layers=1)
+    policy = Policy(model, packed=True, vocab_size=96)
+    assert policy.is_written_out
+    assert_equal(model, policy, "sft", token_batch(np.random.default_rng(0), [[20, 30], [44]], 52))
+    assert policy._cpu is not None and policy._cpu._first == len(model.layers) - 1
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("method", ["sft", "orpo"])
+def test_a_batch_without_targets_weighs_nothing(method: str, compiled: bool) -> None:
+    policy = Policy(build("qwen2"), packed=False, vocab_size=96, compiled=compiled)
+    batch = pair_batch(np.random.default_rng(0), [(9, 5, 8)], 18)
+    batch = replace(batch, mask=np.zeros_like(batch.mask), supervised_tokens=0)
+    loss = build_method({"name": method}).loss
+    if policy.is_written_out:
+        sums, gradients = policy.sums_and_gradients(loss, batch)
+        assert float(policy.sums(loss, batch)[0]) == 0
+    else:
+        sums, gradients = policy.differentiated(loss, policy.arrays(batch))
+    assert float(sums[0]) == float(sums[1]) == 0
+    assert gradients and all(not mx.any(gradient).item() for gradient in gradients.values())
+
+
+@needs_cpu
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_policies_share_their_streams() -> None:
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    batch = token_batch(np.random.default_rng(0), [[20, 30], [44]], 52)
+    counts = []
+    for _ in range(4):
+        policy = Policy(build("qwen2"), packed=True, vocab_size=96)
+        policy._streams = Streams(3)
+        policy.sums(build_method({"name": "sft"}).loss, batch)
+        counts.append(threads())
+    assert counts[-1] == counts[0]

@@ -91,14 +91,22 @@ class Policy:
 
     def sums(self, loss: LossSumsOf, batch: Batch) -> Any:
         """The loss's sums over a batch, evaluated; without gradients."""
-        parts = self._in_parts(batch, partial(self._forward_steps, loss))
-        return _added(parts)
+        if not batch.supervised_tokens:
+            return self._without_targets(loss, batch)
+        return _added(self._in_parts(batch, partial(self._forward_steps, loss)))
 
     def sums_and_gradients(self, loss: LossSumsOf, batch: Batch) -> tuple[Any, dict[str, mx.array]]:
         """The loss's sums over a batch and the gradients of the first of them, by path; evaluated."""
-        parts = self._in_parts(batch, partial(self._both_steps, loss))
-        sums, gradients = _added(parts)
+        if not batch.supervised_tokens:
+            trained = tree_flatten(self.model.trainable_parameters())
+            return self._without_targets(loss, batch), {path: mx.zeros(p.shape) for path, p in trained}
+        sums, gradients = _added(self._in_parts(batch, partial(self._both_steps, loss)))
         return sums, gradients
+
+    def _without_targets(self, loss: LossSumsOf, batch: Batch) -> Any:
+        nothing = mx.zeros((0,))
+        arrays = ArrayBatch(mx.array(batch.mask), nothing, nothing, nothing, None)
+        return tuple(loss(_Given(mx.zeros(batch.mask.shape)), arrays))
 
     def _in_parts(self, batch: Batch, run: Callable[[ArrayBatch], Steps[Any]]) -> list[Any]:
         assert self._cpu is not None

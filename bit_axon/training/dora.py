@@ -1,6 +1,6 @@
 """DoRA (Liu et al. 2024, arXiv:2402.09353): a low-rank direction, and a trained length per weight row."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -158,24 +158,44 @@ class DoRALinear(nn.Module):
         return float_linear(((self.m / norms)[:, None] * weight).astype(dtype), self.linear.get("bias"))
 
 
-def row_norms(model: nn.Module) -> dict[str, mx.array]:
-    """`||V||` of every DoRA layer by its path, evaluated."""
-    norms = {path: m.row_norms() for path, m in model.named_modules() if isinstance(m, DoRALinear)}
-    mx.eval(norms)
-    return norms
+class RowNorms:
+    """The norms of all DoRA layers of a model, made once per update."""
+
+    def __init__(self, model: nn.Module):
+        self._layers = [layer for layer in model.modules() if isinstance(layer, DoRALinear)]
+        self._known: list[KnownNorms] = []
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Layers use these norms within the block instead of making their own at every call."""
+        before: Sequence[KnownNorms | None] = self._known or [None] * len(self._layers)
+        self._known = [known_norms(*pair) for pair in zip(self._layers, before, strict=True)]
+        mx.eval([known.norms for known in self._known])
+        for layer, known in zip(self._layers, self._known, strict=True):
+            layer["_held_norms"] = known.norms
+        try:
+            yield
+        finally:
+            for layer in self._layers:
+                layer.pop("_held_norms", None)
+            # A compiled function puts other objects with the same values in the place of arrays it captures.
+            self._known = [
+                KnownNorms(layer.lora_a, layer.lora_b, known.norms)
+                for layer, known in zip(self._layers, self._known, strict=True)
+            ]
 
 
-@contextmanager
-def held_norms(model: nn.Module, norms: Mapping[str, mx.array]) -> Iterator[None]:
-    """Layers use these norms within the block instead of making their own at every call.
+@dataclass(frozen=True, eq=False)
+class KnownNorms:
+    """Row norms, and the factors they belong to: whatever changes factors replaces their arrays."""
 
-    They are right as long as the factors stay as they are: between two updates.
-    """
-    layers = [(m, norms[path]) for path, m in model.named_modules() if isinstance(m, DoRALinear)]
-    for layer, own in layers:
-        layer["_held_norms"] = own
-    try:
-        yield
-    finally:
-        for layer, _ in layers:
-            del layer["_held_norms"]
+    lora_a: mx.array
+    lora_b: mx.array
+    norms: mx.array
+
+
+def known_norms(layer: DoRALinear, known: KnownNorms | None) -> KnownNorms:
+    """The norms there are, or new ones where the layer's factors are others by now."""
+    if known is not None and known.lora_a is layer.lora_a and known.lora_b is layer.lora_b:
+        return known
+    return KnownNorms(layer.lora_a, layer.lora_b, layer.row_norms())

@@ -1,7 +1,6 @@
 """One optimizer update: sums over micro-batches, then a single division, clipping and the update."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +15,7 @@ from bit_axon.models.inputs import ArrayBatch
 from bit_axon.models.modes import evaluating
 from bit_axon.models.policy import Policy
 from bit_axon.training.collate import Batch
-from bit_axon.training.dora import held_norms, row_norms
+from bit_axon.training.dora import RowNorms
 from bit_axon.training.methods import Method
 
 _DROPOUT_STREAM = 1  # keeps dropout's random numbers apart from those of the data order
@@ -62,7 +61,7 @@ class Stepper:
         self._seed = seed
         self._max_grad_norm = max_grad_norm
         self._sums = self._zero_sums()  # loss, weight, metrics and gradients of the step so far
-        self._norms: dict[str, mx.array] | None = None
+        self._norms = RowNorms(policy.model)
         self._shapes: set[tuple[tuple[int, ...], ...]] = set()
         model = policy.model
         random_state = mx.random.state
@@ -96,7 +95,7 @@ class Stepper:
         is_new = shape not in self._shapes
         self._shapes.add(shape)
         self.wait()  # one micro-batch at a time, or their memory adds up
-        with self._norms_held():
+        with self._norms.held():
             self._sums = self._accumulate(arrays, self._sums)
         mx.async_eval(self._sums)
         return is_new and self._compiles_step
@@ -116,7 +115,6 @@ class Stepper:
         loss, norm, metrics = self._apply(self._sums)
         mx.eval(loss, norm, metrics, self.model.state, self.optimizer.state)
         self._sums = self._zero_sums()
-        self._norms = None
         values = {name: float(value.item()) for name, value in metrics.items()}
         return StepResult(float(loss.item()), float(norm.item()), values)
 
@@ -126,17 +124,11 @@ class Stepper:
             if self.policy.is_written_out:
                 sums = self.policy.sums(self.method.loss, batch)
             else:
-                with self._norms_held():
+                with self._norms.held():
                     sums = self._evaluate(self.policy.arrays(batch))
                 mx.eval(sums)
         loss, weight, metrics = sums
         return float(loss.item()), float(weight.item()), {k: float(v.item()) for k, v in metrics.items()}
-
-    def _norms_held(self) -> AbstractContextManager[None]:
-        """DoRA's norms, which only an update changes, are made once for all micro-batches of a step."""
-        if self._norms is None:
-            self._norms = row_norms(self.model)
-        return held_norms(self.model, self._norms)
 
     def _loss_sums(self, arrays: ArrayBatch) -> Any:
         return self.method.loss(self.policy, ArrayBatch(*arrays))

@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 
 from bit_axon.backend import mx
 from bit_axon.quantization.linear import AnyLinear, rows_product, transposed_product
-from bit_axon.training.dora import DoRALinear
+from bit_axon.training.dora import DoRALinear, KnownNorms, known_norms
 from bit_axon.training.lora import LoRALinear
 
 Gradients: TypeAlias = dict[str, mx.array]  # by the parameter's path in the model
@@ -117,15 +117,6 @@ class LoraPass:
         return of_base + (narrow @ a) * kept.dropout
 
 
-@dataclass(frozen=True, eq=False)
-class _Norms:
-    """Row norms, and the factors they belong to."""
-
-    lora_a: mx.array
-    lora_b: mx.array
-    norms: mx.array
-
-
 class DoraPass:
     """A LoRA pass with its rows scaled by `m / norms`; the norms are made once per update."""
 
@@ -134,15 +125,13 @@ class DoraPass:
         self._direction = LoraPass(layer, path)
         self._trains_magnitude = "m" in layer.trainable_parameters()
         self.names = self._direction.names | ({f"{path}.m"} if self._trains_magnitude else set())
-        self._known: _Norms | None = None
+        self._known: KnownNorms | None = None
 
     def refresh(self) -> mx.array | None:
-        """Row norms: an update replaces the factors' arrays, so old norms are recognised by them."""
-        layer, known = self._layer, self._known
-        if known is not None and known.lora_a is layer.lora_a and known.lora_b is layer.lora_b:
-            return None
-        self._known = _Norms(layer.lora_a, layer.lora_b, layer.row_norms())
-        return self._known.norms
+        """Row norms, where factors are others by now."""
+        before = self._known
+        self._known = known_norms(self._layer, before)
+        return None if self._known is before else self._known.norms
 
     def _norms(self) -> mx.array:
         self.refresh()

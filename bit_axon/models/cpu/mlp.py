@@ -102,13 +102,16 @@ class ModulePass:
         return found
 
 
-def mlp_pass(module: nn.Module, path: str) -> MlpPass:
+def mlp_pass(module: nn.Module, path: str) -> MlpPass | None:
     """Written-out passes where the module holds a gated unit's three layers alone, else autodiff.
 
-    Whether the unit's gate is a SiLU is found out by the trial of the whole block.
+    Whether the unit's gate is a SiLU is found out by the trial of the whole block. None where autodiff would
+    drop other inputs when it repeats the forward pass.
     """
     if set(module) == set(_GATED):
         gate, up, down = (linear_pass(module[name], f"{path}.{name}") for name in _GATED)
         if gate is not None and up is not None and down is not None:
             return GatedPass(gate, up, down)
+    if any(isinstance(layer, nn.Dropout) and layer._p_1 < 1 for layer in module.modules()):
+        return None
     return ModulePass(module, path)

@@ -7,6 +7,11 @@ from bit_axon.backend import mx
 
 _FIRST_LENGTH = 512
 _PROBE_LENGTH = 64
+_LONG_LENGTH = 1 << 15
+_DEPENDS = (
+    "The rotary embedding of this model depends on the length of the sequence. "
+    "Set training.compile=true to run it by its own code."
+)
 
 Rope = Callable[..., mx.array]  # (x `(B, H, T, D)`, offset=int) -> `(B, H, T, D)`
 
@@ -34,11 +39,16 @@ class RotaryFamily:
     Args:
         rope: of one of the blocks.
         dims: D, of a head.
+
+    Raises:
+        ValueError: the rotation at a position depends on how many there are (dynamic scaling).
     """
 
     def __init__(self, rope: Rope, dims: int):
         self._rope, self._dims = rope, dims
         self._table = rotary_table(rope, _FIRST_LENGTH, dims)
+        if not self._begins(rotary_table(rope, _LONG_LENGTH, dims)):
+            raise ValueError(_DEPENDS)
 
     def agrees(self, rope: Rope, dims: int) -> bool:
         """Whether another rope turns heads of this size in the same way."""
@@ -50,14 +60,22 @@ class RotaryFamily:
             for a, b in ((own.cosines, other.cosines), (own.sines, other.sines))
         )
 
+    def _begins(self, longer: RotaryTable) -> bool:
+        """Whether a longer table begins with the one there is."""
+        length = self._table.cosines.shape[0]
+        pairs = ((self._table.cosines, longer.cosines[:length]), (self._table.sines, longer.sines[:length]))
+        return all(mx.array_equal(own, other).item() for own, other in pairs)
+
     def table(self, positions: mx.array, longest: int) -> RotaryTable:
         """Rotations at positions `(N,)` below `longest`."""
         length = self._table.cosines.shape[0]
         if longest > length:
             while length < longest:
                 length *= 2
-            self._table = rotary_table(self._rope, length, self._dims)
-            mx.eval(self._table.cosines, self._table.sines)
+            longer = rotary_table(self._rope, length, self._dims)
+            if not self._begins(longer):
+                raise ValueError(_DEPENDS)
+            self._table = longer
         return self._table.at(positions)
 
 
