@@ -63,7 +63,8 @@ def _peer_names() -> tuple[str, ...]:
 
 
 def _run(given: argparse.Namespace, arguments: Sequence[str]) -> int:
-    chosen, effort = _selection(given), _effort(given)
+    effort = _effort(given)
+    chosen = _selection(given)
     folder = options.new_folder(given.output)
     results = [_measured(case, effort, folder) for case in cases(chosen)]
     facts = machine_facts("benchmarks.compare", arguments) | _worker_facts(results) | _data_facts(chosen)
@@ -88,11 +89,11 @@ def _selection(given: argparse.Namespace) -> Selection:
         scenarios=options.known_names(given.scenarios, SCENARIOS, "--scenarios"),
         adapters=options.known_names(adapters, ADAPTERS, "--adapters"),
         peers=options.known_names(given.peers, _peer_names(), "--peers"),
-        sft=given.sft or default_sft(),
-        preferences=given.preferences or default_preferences(),
         peft_python=check_python(given.peft_python),
         our_batch=options.at_least_one(given.our_batch, "--our-batch"),
         quick=given.quick,
+        sft=given.sft or default_sft(),  # last: these may write a file, which a wrong option must not
+        preferences=given.preferences or default_preferences(),
     )
     for path in (chosen.sft, chosen.preferences):
         read_rows(path, limit=1)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks import options
 from benchmarks.cases import BATCH_ROWS, texts_of
@@ -68,9 +69,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(given: argparse.Namespace, arguments: Sequence[str]) -> int:
     axes = options.known_names(given.axes, AXES, "--axes")
-    setting, effort = _setting(given), _effort(given)
-    planned = _planned(given, setting)
     row_counts = options.whole_numbers(given.rows, "--rows")
+    lists = _Lists(
+        lengths=options.whole_numbers(given.lengths, "--lengths"),
+        sizes=options.known_names(given.sizes, SIZES, "--sizes"),
+        ranks=options.whole_numbers(given.ranks, "--ranks"),
+    )
+    effort = _effort(given)
+    setting = _setting(given)  # last: it may write a file, which a wrong option must not
+    planned = _planned(lists, setting)
     folder = options.new_folder(given.output)
     points: list[PointResult] = []
     for axis, make in planned.items():
@@ -85,11 +92,11 @@ def _run(given: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def _setting(given: argparse.Namespace) -> Setting:
-    sft = given.sft or default_sft()
     (model,) = options.known_names(given.model, SIZES, "--model")[:1]
     (adapter,) = options.known_names(given.adapter, ("lora", "dora"), "--adapter")[:1]
     peers = options.known_names(given.peers, ("mlx-lm",), "--peers") if given.peers else ()
     batch_rows = options.at_least_one(given.batch, "--batch")
+    sft = given.sft or default_sft()
     texts = tuple(texts_of(sft, default_preferences()))
     return Setting(model, adapter, peers, batch_rows, sft, texts)
 
@@ -100,15 +107,20 @@ def _effort(given: argparse.Namespace) -> Effort:
     return Effort(rounds, steps, warm_steps, given.block_seconds)
 
 
-def _planned(given: argparse.Namespace, setting: Setting) -> dict[str, Callable[[], Iterator[Point]]]:
+class _Lists(NamedTuple):
+    """What each axis of steps goes through."""
+
+    lengths: tuple[int, ...]
+    sizes: tuple[str, ...]
+    ranks: tuple[int, ...]
+
+
+def _planned(lists: _Lists, setting: Setting) -> dict[str, Callable[[], Iterator[Point]]]:
     """The points of each axis of steps, made when their turn comes."""
-    lengths = options.whole_numbers(given.lengths, "--lengths")
-    sizes = options.known_names(given.sizes, SIZES, "--sizes")
-    ranks = options.whole_numbers(given.ranks, "--ranks")
     return {
-        "length": lambda: length_points(setting, lengths),
-        "size": lambda: size_points(setting, sizes),
-        "rank": lambda: rank_points(setting, ranks),
+        "length": lambda: length_points(setting, lists.lengths),
+        "size": lambda: size_points(setting, lists.sizes),
+        "rank": lambda: rank_points(setting, lists.ranks),
     }
 
 
