@@ -25,8 +25,6 @@ from bit_axon.training.batches import Batch
 
 _PROBE_LENGTHS: Final = (9, 5)
 _TOLERANCES: Final = {mx.float32: 1e-4, mx.float16: 2e-2, mx.bfloat16: 1.5e-1}  # of the largest value
-
-
 _OTHER_CODE: Final = (TypeError, ValueError, AttributeError, KeyError, IndexError, NotImplementedError)
 
 
