@@ -8,6 +8,7 @@
      |   `- RunDirectoryError         a run directory that is in use, or is not what it should be
      |- NonFiniteLossError        1   the loss became NaN or infinite
      |- StorageError              1   the disk is full or cannot be written
+     |- SensorError               1   a source of temperature gave no answer; the monitor copes with it
      `- ThermalShutdownError      3   the machine is too hot to go on
 
 A message says what was wanted, what was got and what to do, in that order.
@@ -62,6 +63,10 @@ class NonFiniteLossError(BitAxonError):
 
 class StorageError(BitAxonError):
     """A file could not be written: disk full or read-only; the last good checkpoint is kept."""
+
+
+class SensorError(BitAxonError):
+    """A source of temperature gave no answer."""
 
 
 class ThermalShutdownError(BitAxonError):

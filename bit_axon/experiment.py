@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from bit_axon.backend import detect, memory_limits, mx
-from bit_axon.errors import BitAxonError, NonFiniteLossError, StorageError
+from bit_axon.errors import BitAxonError, NonFiniteLossError, StorageError, ThermalShutdownError
 from bit_axon.evaluation.accuracy import Answer, accuracy, answer_prompts
 from bit_axon.evaluation.loss import evaluate_loss
 from bit_axon.files import sha256_file, write_json_atomic
@@ -23,7 +23,9 @@ from bit_axon.training.checkpoint import (
     read_state,
     save_checkpoint,
 )
-from bit_axon.training.loop import Loop, LoopParts
+from bit_axon.training.cooling.assembly import ThermalSession, session
+from bit_axon.training.cooling.gates import until_cool
+from bit_axon.training.loop import Loop, LoopParts, StopReason
 from bit_axon.training.loop_state import LoopState
 from bit_axon.training.optimizers import build_optimizer
 from bit_axon.training.records import Evaluation, Observer
@@ -56,6 +58,7 @@ class _Run:
     log: MetricsLog
     started: float
     resumed: bool
+    thermal: ThermalSession
 
 
 def run_experiment(
@@ -88,8 +91,20 @@ def run_experiment(
     if not resume:
         directory.write_config(config_values)
         directory.write_repro(repro_facts(prepared, command, config_values))
-    run = _begin(prepared, directory, reporter, resume, started)
-    options = prepared.config.training
+    with session(
+        prepared.thermal,
+        directory.path,
+        str(directory.read_repro()["run_uid"]),
+        say=reporter.on_message,
+        stop_requested=stop_requested,
+        resumed=resume,
+    ) as thermal:
+        run = _begin(prepared, directory, reporter, resume, started, thermal)
+        return _run_within_memory(run, stop_requested)
+
+
+def _run_within_memory(run: _Run, stop_requested: Callable[[], bool]) -> dict[str, Any]:
+    options = run.prepared.config.training
     try:
         with memory_limits(options.memory_limit_gb, options.cache_limit_gb):
             return _train(run, stop_requested)
@@ -101,7 +116,12 @@ def run_experiment(
 
 
 def _begin(
-    prepared: Prepared, directory: RunDirectory, reporter: Reporter, resume: bool, started: float
+    prepared: Prepared,
+    directory: RunDirectory,
+    reporter: Reporter,
+    resume: bool,
+    started: float,
+    thermal: ThermalSession,
 ) -> _Run:
     """Restores the newest checkpoint, if there is one, before anything is traced."""
     options = prepared.config.training
@@ -123,7 +143,7 @@ def _begin(
     log = MetricsLog(directory.path / METRICS)
     if resume:
         log.append("event", state.step, {}, f"resumed at step {state.step}")
-    return _Run(prepared, directory, reporter, stepper, state, log, started, resume)
+    return _Run(prepared, directory, reporter, stepper, state, log, started, resume, thermal)
 
 
 def _train(run: _Run, stop_requested: Callable[[], bool]) -> dict[str, Any]:
@@ -132,15 +152,21 @@ def _train(run: _Run, stop_requested: Callable[[], bool]) -> dict[str, Any]:
     run.reporter.on_start(header(prepared, directory.path, resumed_at))
     for note in prepared.notes:
         run.reporter.on_message(note)
-    before = [s for s in directory.read_samples() if s["when"] == "before"]
-    if not (before and run.state.step):
-        before = _answers(run, "before")
+    before, after = _earlier_answers(run), list[dict[str, Any]]()
     setup_seconds = time.perf_counter() - run.started
     mx.reset_peak_memory()
-    reason = Loop(_parts(run, stop_requested), prepared.limits, run.state).run()
-    after = _answers(run, "after") if reason in ("max_steps", "early_stop", "time_limit") else []
-    directory.write_samples(before + after)
+    reason: StopReason = "thermal"
+    with suppress(ThermalShutdownError):  # said, and nothing of it is lost
+        before = before or _answers(run, "before")
+        setup_seconds = time.perf_counter() - run.started
+        mx.reset_peak_memory()
+        reason = Loop(_parts(run, stop_requested), prepared.limits, run.state).run()
     _save_adapter(run)
+    if reason in ("max_steps", "early_stop", "time_limit"):
+        trained, reason = reason, "thermal"
+        with suppress(ThermalShutdownError):
+            after, reason = _answers(run, "after"), trained
+    directory.write_samples(before + after)
     result = result_of(
         prepared,
         run.state,
@@ -150,6 +176,7 @@ def _train(run: _Run, stop_requested: Callable[[], bool]) -> dict[str, Any]:
         adapter_sha256=sha256_file(directory.path / ADAPTERS),
         setup_seconds=setup_seconds,
         total_seconds=time.perf_counter() - run.started,
+        thermal=run.thermal.summary(),
     )
     run.log.append("event", run.state.step, {}, str(result["state"]))
     directory.write_result(result)
@@ -157,13 +184,20 @@ def _train(run: _Run, stop_requested: Callable[[], bool]) -> dict[str, Any]:
     return result
 
 
+def _earlier_answers(run: _Run) -> list[dict[str, Any]]:
+    """Those before training, when a run is resumed that has them."""
+    return [s for s in run.directory.read_samples() if s["when"] == "before"] if run.state.step else []
+
+
 def _parts(run: _Run, stop_requested: Callable[[], bool]) -> LoopParts:
     options, prepared = run.prepared.config.training, run.prepared
-    valid_plan = prepared.valid_plan
+    valid_plan, gate = prepared.valid_plan, run.thermal.gate
 
     def evaluate() -> Evaluation:
         assert valid_plan is not None
-        return evaluate_loss(run.stepper, valid_plan, options.eval_batches)
+        return evaluate_loss(
+            run.stepper, valid_plan, options.eval_batches, between=lambda: gate.check("eval", run.state.step)
+        )
 
     def save(state: LoopState) -> None:
         save_checkpoint(
@@ -190,16 +224,25 @@ def _parts(run: _Run, stop_requested: Callable[[], bool]) -> LoopParts:
         observer=LoggingObserver(run.log, run.reporter, prepared.method.name),
         evaluate=evaluate if valid_plan is not None else None,
         save=save,
+        gate=gate,
         stop_requested=stop_requested,
     )
 
 
 def _answers(run: _Run, when: str) -> list[dict[str, Any]]:
     """Greedy answers to the held-out prompts, reported and kept."""
-    prepared, data = run.prepared, run.prepared.config.data
-    answers = answer_prompts(
-        prepared.base.model, prepared.tokenizer, prepared.prompts, max_new_tokens=data.max_new_tokens
-    )
+    prepared, data, gate = run.prepared, run.prepared.config.data, run.thermal.gate
+
+    def work() -> list[Answer]:
+        return answer_prompts(
+            prepared.base.model,
+            prepared.tokenizer,
+            prepared.prompts,
+            max_new_tokens=data.max_new_tokens,
+            between=lambda: gate.check("generate", run.state.step),
+        )
+
+    answers = until_cool(gate, work, lambda error: run.reporter.on_message(str(error)))
     samples = [_sample(answer, when) for answer in answers]
     if data.accuracy_prompts and answers:
         run.log.append("eval", run.state.step, {"task/accuracy": accuracy(answers[: data.accuracy_prompts])})

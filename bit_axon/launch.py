@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from bit_axon.cli.console import ConsoleObserver
 from bit_axon.data.sources import changed_source
-from bit_axon.errors import DataError, ModelError, problem
+from bit_axon.errors import DataError, ModelError, StorageError, problem
 from bit_axon.experiment import run_experiment
 from bit_axon.preparation import Prepared, prepare
+from bit_axon.profiling.trace import TRACE_FILE
 from bit_axon.provenance import Command
 from bit_axon.run_directory import RunDirectory
 from bit_axon.schema import RunConfig
@@ -102,7 +104,19 @@ def execute(
                 )
         finally:
             if tracking is not None:
-                tracking.close()
+                tracking.close()  # with the figures
+            else:
+                _draw_thermal_figure(run_dir)
+
+
+def _draw_thermal_figure(run_dir: Path) -> None:
+    """For a run that MLflow's mirror does not draw for; without a trace, nothing heavy is imported."""
+    if not (run_dir / TRACE_FILE).is_file():
+        return
+    from bit_axon.tracking.thermal_figure import write_thermal_figure
+
+    with suppress(StorageError):
+        write_thermal_figure(run_dir)
 
 
 def _refuse_other_inputs(prepared: Prepared, repro: Mapping[str, Any]) -> None:

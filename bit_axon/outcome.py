@@ -67,6 +67,7 @@ def repro_facts(prepared: Prepared, command: Command, config_values: Mapping[str
         "model": {"path": prepared.config.model.path, "digest": prepared.base.digest},
         "tokenizer": {"digest": prepared.tokenizer.digest},
         "config_digest": digest_of(config_values),
+        "thermal": prepared.thermal.facts,
     }
 
 
@@ -80,6 +81,7 @@ def result_of(
     adapter_sha256: str,
     setup_seconds: float,
     total_seconds: float,
+    thermal: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The values of result.json; `before` and `after` are the answers to the held-out prompts."""
     count = prepared.config.data.accuracy_prompts
@@ -102,7 +104,7 @@ def result_of(
         "seconds": {
             "setup": setup_seconds,
             "train_active": state.train_seconds,
-            "paused": 0.0,
+            "paused": state.paused_seconds,
             "eval": state.eval_seconds,
             "save": state.save_seconds,
             "total": total_seconds,
@@ -115,7 +117,7 @@ def result_of(
         "task_accuracy_before": _share_correct(before[:count]),
         "task_accuracy": _share_correct(after[:count]),
         "method": prepared.method.name,
-        "thermal": {"source": "none"},
+        "thermal": dict(thermal),
         **metrics,
         **{f"{name}_before": value for name, value in state.eval_metrics_before.items()},
     }

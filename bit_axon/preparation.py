@@ -17,9 +17,10 @@ from bit_axon.schema import RunConfig
 from bit_axon.tokenizer import QwenTokenizerWrapper
 from bit_axon.training.adapters import AttachedAdapter, attach_adapter, check_adapter_name, resolve_scale
 from bit_axon.training.collate import PairBatchPlan, TokenBatchPlan
+from bit_axon.training.cooling.assembly import ThermalSetup, set_up
 from bit_axon.training.loop import LoopLimits
 from bit_axon.training.methods import Method, build_method
-from bit_axon.training.position import Plan
+from bit_axon.training.position import Plan, micro_batches_in
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Prepared:
     prompts: Sequence[PromptRow]
     limits: LoopLimits
     notes: tuple[str, ...]  # plain lines a user should read
+    thermal: ThermalSetup
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -53,6 +55,7 @@ def prepare(config: RunConfig) -> Prepared:
     method = build_method(config.method)
     _check_before_loading(config)
     train_sources, valid_sources = _sources(config)
+    thermal = set_up(config.thermal, device="cpu" if detect().device == "cpu" else "gpu")
     folder = find_model(config.model.path, config.model.revision)
     check_model_folder(config.model, folder)
     tokenizer = QwenTokenizerWrapper(folder, config.model.chat_template)
@@ -87,7 +90,8 @@ def prepare(config: RunConfig) -> Prepared:
         valid_plan=valid_plan,
         prompts=_prompts(config, valid_sources),
         limits=_limits(config, train_plan),
-        notes=_notes(config, train, valid, unpacked=wants_packing and not packed),
+        notes=(*_notes(config, train, valid, unpacked=wants_packing and not packed), *thermal.notes()),
+        thermal=thermal,
     )
 
 
@@ -253,7 +257,7 @@ def _limits(config: RunConfig, plan: Plan) -> LoopLimits:
     micro_batches = None
     max_steps = options.max_steps or 0
     if options.epochs is not None:
-        micro_batches = _micro_batches(plan, options.epochs)
+        micro_batches = micro_batches_in(plan, options.epochs)
         max_steps = -(-micro_batches // options.grad_accum_steps)
     return LoopLimits(
         max_steps=max_steps,
@@ -265,13 +269,6 @@ def _limits(config: RunConfig, plan: Plan) -> LoopLimits:
         early_stop_patience=options.early_stop_patience,
         early_stop_min_delta=options.early_stop_min_delta,
     )
-
-
-def _micro_batches(plan: Plan, epochs: float) -> int:
-    """Micro-batches in so many passes; the last pass may be a part of one."""
-    whole = int(epochs)
-    count = sum(plan.batches_in_epoch(epoch) for epoch in range(whole))
-    return max(count + round((epochs - whole) * plan.batches_in_epoch(whole)), 1)
 
 
 def _notes(
@@ -290,8 +287,6 @@ def _notes(
         dropped = encoded.dropped_too_long + encoded.dropped_masked
         if dropped:
             notes.append(f"{dropped} of {encoded.rows} {name} rows have no token to learn and are left out.")
-    if config.thermal.source != "none" and config.thermal.policy != "off":
-        notes.append("No temperature sensor is read in this version: the run has no thermal limits.")
     if unpacked:
         notes.append("Packing is not exact for this model: examples are batched one per row instead.")
     if config.training.max_steps and config.training.warmup_steps >= config.training.max_steps:

@@ -22,8 +22,7 @@ class LoggingObserver:
         if not record.compiled:
             metrics["train/tokens_per_second"] = record.tokens / record.seconds
             metrics["train/examples_per_second"] = record.examples / record.seconds
-        if record.temp_c is not None:
-            metrics["thermal/temp_c"] = record.temp_c
+        metrics |= {f"thermal/{name}": value for name, value in record.thermal.items()}
         metrics |= {f"{self._prefix}/{name}": value for name, value in record.metrics.items()}
         self._log.append("train", record.step, metrics)
         self._next.on_step(record)

@@ -110,15 +110,60 @@ class TrainingOptions:
 
 
 @options
-class ThermalConfig:
-    """Thermal limits in °C. Sensors and control come with `bit_axon.profiling`."""
+class SimulationConfig:
+    """The machine that `thermal.source=simulated` pretends to be."""
 
-    source: Literal["auto", "none"] = "auto"
-    policy: Literal["off", "tiers"] = "tiers"
-    max_speed_temp: Celsius = 75.0
-    pause_temp: Celsius = 85.0
-    stop_temp: Celsius = 95.0
+    preset: str = "fanless_air"  # a preset's name, or a file that `bit-axon thermal doctor` wrote
+    clock: Literal["virtual", "real"] = "virtual"  # virtual: pauses take no time
+    work_seconds: Positive = 1.5  # virtual: of each micro-batch at full clock
+    ambient_temp: Celsius = 25.0
+    start_temp: Celsius | None = None  # null = as cool as after a long idle time
+    seed: Count = 0  # of the sensor's noise
+
+
+@options
+class ThermalConfig:
+    """Thermal limits in °C. A null threshold is the source's own (`bit_axon.profiling.sensors`)."""
+
+    source: Literal[
+        "auto",
+        "smc",
+        "iohid",
+        "macmon",
+        "powermetrics",
+        "pressure",
+        "linux",
+        "nvml",
+        "simulated",
+        "replay",
+        "none",
+    ] = "auto"
+    policy: str = "pacing"  # bit_axon/training/cooling/policies: off, tiers, pacing
+    max_speed_temp: Celsius | None = None  # full speed below
+    target_temp: Celsius | None = None  # what pacing holds
+    resume_temp: Celsius | None = None  # a pause ends below
+    pause_temp: Celsius | None = None
+    stop_temp: Celsius | None = None
+    control: Literal["hot", "max", "cpu_avg", "gpu_avg"] = "hot"  # hot: the higher of the two averages
     poll_interval: Positive = 1.0  # seconds
+    median_samples: PositiveInt = 3
+    filter_seconds: Positive = 15.0
+    valid_temp: tuple[float, float] = (15.0, 130.0)  # a sensor outside is not believed
+    stale_after_seconds: Positive = 5.0
+    on_missing: Literal["pressure", "warn", "error"] = "pressure"
+    warm_action: Literal["pace", "reduce_batch", "none"] = "pace"  # of tiers, above max_speed_temp
+    warm_duty: Annotated[float, Gt(0), Le(1)] = 0.7
+    min_duty: Annotated[float, Gt(0), Le(1)] = 0.05
+    start_duty: Annotated[float, Gt(0), Le(1)] = 0.5  # pacing, when it begins to act
+    proportional_gain: Positive = 0.03  # duty per °C
+    integral_seconds: Positive = 60.0
+    min_pause_seconds: NonNegative = 3.0
+    max_pause_seconds: Positive = 900.0
+    stop_hold_seconds: NonNegative = 5.0
+    stop_samples: PositiveInt = 3
+    on_stop: Literal["stop", "wait"] = "stop"
+    replay_file: str | None = None  # a thermal.csv, for source=replay
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
 
 
 @options

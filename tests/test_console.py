@@ -82,7 +82,7 @@ def drive(console: RunConsole, steps: int = 40) -> None:
         observer.on_evaluation(evaluation(0))
         observer.on_samples(SAMPLES[:1])
         for step in range(1, steps + 1):
-            observer.on_step(step_record(step, steps, temp_c=61.5))
+            observer.on_step(step_record(step, steps, thermal={"temp_c": 61.5}))
             if step % 20 == 0:
                 observer.on_evaluation(evaluation(step))
         observer.on_message("a [message]")

@@ -146,3 +146,27 @@ def test_an_evaluation_leaves_no_thread(tiny_model: Path) -> None:
     stepping, watched = stepper(tiny_model, "sft"), Watched(plan("sft", 4))
     result = evaluate_loss(stepping, watched, max_batches=2)
     assert result.examples == 8 and watched.asked == [(0, 0), (0, 1)] and not batch_threads()
+
+
+def test_an_evaluation_asks_before_each_batch_and_may_be_stopped(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepping = stepper(tiny_model, "sft")
+    stepping.model.train()
+    calls: list[str] = []
+    evaluated: list[int] = []  # how often it was asked before each batch
+    evaluate = stepping.evaluate
+    monkeypatch.setattr(
+        stepping, "evaluate", lambda batch: (evaluated.append(len(calls)), evaluate(batch))[1]
+    )
+    asked = evaluate_loss(stepping, plan("sft", 4), between=lambda: calls.append("asked"))
+    assert evaluated == [1, 2, 3] and len(calls) == 3
+    assert asked == evaluate_loss(stepping, plan("sft", 4))
+
+    def stop() -> None:
+        if len(evaluated) == 7:
+            raise ThermalShutdownError("too hot")
+
+    with pytest.raises(ThermalShutdownError):
+        evaluate_loss(stepping, plan("sft", 4), between=stop)
+    assert len(evaluated) == 7 and not batch_threads() and stepping.model.training

@@ -142,7 +142,8 @@ class ConsoleObserver:
         parts.append(f"{short_count(speed) if speed is not None else '-'} tok/s")
         parts.append(f"ETA {duration(self._pace.remaining_seconds(record.step, record.max_steps))}")
         if record.temp_c is not None:
-            parts.append(f"{record.temp_c:.1f} °C")
+            duty = record.thermal.get("duty", 1.0)
+            parts.append(f"{record.temp_c:.1f} °C" + (f" at {duty:.0%} duty" if duty < 1 else ""))
         return parts
 
     def _redraw(self, record: StepRecord) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from bit_axon import __version__
 from bit_axon.cli.failures import report_failure
+from bit_axon.cli.thermal import thermal
 
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 track = typer.Typer(help="MLflow as a mirror of the run directories.", no_args_is_help=True)
 app.add_typer(track, name="track")
+app.add_typer(thermal, name="thermal")
 
 
 def _print_version(wanted: bool) -> None:

@@ -17,11 +17,13 @@ class Pace:
     def __init__(self, eval_every: int = 0) -> None:
         self._eval_every = eval_every
         self._steps: deque[tuple[float, int]] = deque(maxlen=_WINDOW_STEPS)  # seconds, tokens
+        self._pauses: deque[float] = deque(maxlen=_WINDOW_STEPS)  # seconds beside those of each step
         self._only_compiled = True
         self._eval_seconds: float | None = None  # of the last evaluation
 
     def on_step(self, record: StepRecord) -> None:
         """Counts a step."""
+        self._pauses.append(record.paused_seconds)
         if record.compiled and not self._only_compiled:
             return
         if self._only_compiled and not record.compiled:
@@ -40,10 +42,11 @@ class Pace:
         return sum(tokens for _, tokens in self._steps) / seconds if seconds > 0 else None
 
     def remaining_seconds(self, step: int, max_steps: int) -> float | None:
-        """Active time of the steps and evaluations that are left; None before the first step."""
+        """Time of the steps, pauses and evaluations that are left; None before the first step."""
         if not self._steps:
             return None
         seconds_per_step = sum(seconds for seconds, _ in self._steps) / len(self._steps)
+        seconds_per_step += sum(self._pauses) / len(self._pauses)
         evaluations = self._evaluations_left(step, max_steps) * (self._eval_seconds or 0.0)
         return (max_steps - step) * seconds_per_step + evaluations
 

@@ -136,10 +136,20 @@ def _single_figures(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     total = seconds.get("total") if isinstance(seconds, Mapping) else None
     if isinstance(total, int | float):
         rows.append(("time", duration(total)))
-    thermal = result.get("thermal")
-    hottest = thermal.get("max") if isinstance(thermal, Mapping) else None
-    if isinstance(hottest, int | float):
-        rows.append(("highest temperature", f"{hottest:.1f} °C"))
+    return rows + _thermal_figures(result.get("thermal"))
+
+
+def _thermal_figures(thermal: Any) -> list[tuple[str, str]]:
+    if not isinstance(thermal, Mapping):
+        return []
+    rows: list[tuple[str, str]] = []
+    hottest, mean, overhead = (thermal.get(key) for key in ("max", "mean", "overhead"))
+    if isinstance(hottest, int | float) and isinstance(mean, int | float):
+        rows.append(("temperature", f"{mean:.1f} °C in the mean, {hottest:.1f} °C at most"))
+    waited = [thermal.get(key) or 0.0 for key in ("paused_seconds", "paced_seconds")]
+    if overhead:
+        simulated = ", simulated" if thermal.get("simulated") else ""
+        rows.append(("waited to cool", f"{duration(sum(waited))}, {overhead:.0%} of the time{simulated}"))
     return rows
 
 

@@ -1,6 +1,6 @@
 """Exact match of greedy answers with the reference."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.nn as nn
@@ -25,10 +25,15 @@ class Answer:
 
 
 def answer_prompts(
-    model: nn.Module, tokenizer: QwenTokenizerWrapper, rows: Sequence[PromptRow], *, max_new_tokens: int
+    model: nn.Module,
+    tokenizer: QwenTokenizerWrapper,
+    rows: Sequence[PromptRow],
+    *,
+    max_new_tokens: int,
+    between: Callable[[], None] = lambda: None,
 ) -> list[Answer]:
-    """Greedy answers to the rows' prompts, in order."""
-    texts = greedy_answers(model, tokenizer, rows, max_new_tokens=max_new_tokens)
+    """Greedy answers to the rows' prompts, in order; `between` is called before each step of the device."""
+    texts = greedy_answers(model, tokenizer, rows, max_new_tokens=max_new_tokens, between=between)
     return [
         Answer(str(row.messages[-1]["content"]), row.reference, text)
         for row, text in zip(rows, texts, strict=True)

@@ -146,6 +146,7 @@ def start_tags(facts: RunFacts) -> dict[str, str]:
         "bit_axon.run_dir": str(facts.run_dir),
         "bit_axon.config_digest": facts.repro.get("config_digest"),
         "bit_axon.model": _mapping(facts.config.get("model")).get("path"),
+        **_thermal_tags(facts.repro),
         **{f"bit_axon.{key}": node.get("name") for key, node in nodes.items()},
     }
     return {key: _text(value)[:MAX_TAG_CHARACTERS] for key, value in found.items() if value is not None}
@@ -158,8 +159,16 @@ def end_tags(facts: RunFacts) -> dict[str, str]:
         "bit_axon.state": facts.result.get("state"),
         "bit_axon.stop_reason": facts.result.get("stop_reason"),
         "bit_axon.adapter_sha256": facts.result.get("adapter_sha256"),
+        **_thermal_tags(facts.result),
     }
     return {key: _text(value)[:MAX_TAG_CHARACTERS] for key, value in found.items() if value is not None}
+
+
+def _thermal_tags(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Which sensor held the run, and whether its sums were rounded otherwise than those of a cool one."""
+    thermal = _mapping(values.get("thermal"))
+    keys = ("source", "policy", "gated", "simulated", "batches_split")
+    return {f"bit_axon.thermal.{key}": thermal.get(key) for key in keys}
 
 
 def command_line(facts: RunFacts) -> str:

@@ -1,9 +1,5 @@
 """The loss figure of a run: loss, learning rate, and temperature when there was one."""
 
-import io
-import itertools
-import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -11,13 +7,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bit_axon.files import write_atomic
+from bit_axon.tracking.drawing import BLUE, GREEN, GREY, ORANGE, RED, png, quieten, running_mean, tidy
 from bit_axon.tracking.points import METRICS_FILE, all_points
 
 LOSS_FIGURE = "loss.png"
 _TRAIN, _VALID, _RATE, _TEMPERATURE = "train/loss", "val/loss", "train/learning_rate", "thermal/temp_c"
-_BLUE, _ORANGE, _GREEN, _RED, _GREY = "#2a6fb0", "#e07b27", "#3d8f5f", "#c23b3b", "#5a5a5a"
 _SMOOTHING_SHARE = 0.05  # of the steps, the window of the running mean
-_DOTS_PER_INCH = 130
 
 Series = dict[int, float]  # step -> value
 
@@ -30,9 +25,9 @@ def write_loss_figure(run_dir: Path) -> Path | None:
             wanted[point.name][point.step] = point.value  # a resumed run repeats steps: the last one counts
     if not wanted[_TRAIN] and not wanted[_VALID]:
         return None
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it announces its font cache
+    quieten()
     path = run_dir / LOSS_FIGURE
-    write_atomic(path, _png(loss_figure(wanted, run_dir.resolve().name)))
+    write_atomic(path, png(loss_figure(wanted, run_dir.resolve().name)))
     return path
 
 
@@ -45,19 +40,11 @@ def loss_figure(series: dict[str, Series], title: str) -> Figure:
     grid = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=[4.0] + [1.0] * len(small))
     axes: list[Axes] = list(grid[:, 0])
     _draw_losses(axes[0], series.get(_TRAIN, {}), series.get(_VALID, {}))
-    axes[0].set_title(title, loc="left", fontsize=11, color=_GREY)
+    axes[0].set_title(title, loc="left", fontsize=11, color=GREY)
     for axis, name in zip(axes[1:], small, strict=True):
         _draw_small(axis, series[name], name)
     axes[-1].set_xlabel("step (optimizer updates)")
     return figure
-
-
-def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """Mean over the `window` values around each one, fewer at both ends."""
-    half = window // 2
-    sums = [0.0, *itertools.accumulate(values)]
-    spans = ((max(0, index - half), min(len(values), index + half + 1)) for index in range(len(values)))
-    return [(sums[end] - sums[start]) / (end - start) for start, end in spans]
 
 
 def _draw_losses(axis: Axes, train: Series, valid: Series) -> None:
@@ -65,48 +52,34 @@ def _draw_losses(axis: Axes, train: Series, valid: Series) -> None:
     if steps:
         window = 2 * round(len(values) * _SMOOTHING_SHARE / 2) + 1
         shown = window > 1
-        axis.plot(steps, values, color=_BLUE, alpha=0.3 if shown else 1.0, linewidth=1.0, label="training")
+        axis.plot(steps, values, color=BLUE, alpha=0.3 if shown else 1.0, linewidth=1.0, label="training")
         if shown:
             smooth = running_mean(values, window)
-            axis.plot(steps, smooth, color=_BLUE, linewidth=2.0, label=f"training, mean over {window} steps")
+            axis.plot(steps, smooth, color=BLUE, linewidth=2.0, label=f"training, mean over {window} steps")
     steps, values = _finite(valid)
     if steps:
-        axis.plot(steps, values, color=_ORANGE, linewidth=1.8, marker="o", markersize=4.5, label="validation")
+        axis.plot(steps, values, color=ORANGE, linewidth=1.8, marker="o", markersize=4.5, label="validation")
         axis.annotate(
             f"{values[-1]:.3f}", (steps[-1], values[-1]), xytext=(0, 7), textcoords="offset points",
-            ha="right", color=_ORANGE, fontsize=9,
+            ha="right", color=ORANGE, fontsize=9,
         )  # fmt: skip
     axis.set_ylabel("loss")
     axis.legend(frameon=False, fontsize=9)
-    _tidy(axis)
+    tidy(axis)
 
 
 def _draw_small(axis: Axes, series: Series, name: str) -> None:
     steps, values = _finite(series)
     rate = name == _RATE
-    axis.plot(steps, values, color=_GREEN if rate else _RED, linewidth=1.4)
+    axis.plot(steps, values, color=GREEN if rate else RED, linewidth=1.4)
     axis.set_ylabel("learning\nrate" if rate else "°C", fontsize=9)
     if rate:
         axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         axis.set_ylim(bottom=0.0)
-    _tidy(axis)
+    tidy(axis)
 
 
 def _finite(series: Series) -> tuple[list[int], list[float]]:
     """Steps in order with their values; NaN is left out (it compares unequal to itself)."""
     kept = sorted((step, value) for step, value in series.items() if value == value)
     return [step for step, _ in kept], [value for _, value in kept]
-
-
-def _tidy(axis: Axes) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="y", color="#dddddd", linewidth=0.7)
-    axis.set_axisbelow(True)
-    axis.margins(x=0.01)
-    axis.tick_params(labelsize=9)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH)
-    return buffer.getvalue()

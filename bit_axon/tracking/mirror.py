@@ -100,7 +100,7 @@ class Mirror:
         return piece.more
 
     def finish(self) -> None:
-        """Sends the end: final figures, artifacts, MLflow's status, and last the loss figure."""
+        """Sends the end: final figures, artifacts, MLflow's status, and last the figures."""
         self._describe()
         facts = run_facts.read_facts(self._run_dir)
         self._send_result(facts)
@@ -235,12 +235,15 @@ class Mirror:
     def _send_figure(self) -> None:
         # Matplotlib takes half a second to import, and only an ended run needs it.
         from bit_axon.tracking.figures import LOSS_FIGURE, write_loss_figure
+        from bit_axon.tracking.thermal_figure import THERMAL_FIGURE, write_thermal_figure
 
         metrics_digest = self._state.artifacts.get(METRICS_FILE, "")
         if self._state.artifacts.get("figure_of") == metrics_digest:
             return
         if write_loss_figure(self._run_dir) is not None:
             self._upload(LOSS_FIGURE, _FIGURE_FOLDER)
+        if write_thermal_figure(self._run_dir) is not None:
+            self._upload(THERMAL_FIGURE, _FIGURE_FOLDER)
         self._state.artifacts["figure_of"] = metrics_digest
 
 

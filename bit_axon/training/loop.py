@@ -8,47 +8,22 @@ anywhere goes on from its checkpoint as if it had not been cut.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from bit_axon.backend import mx
 from bit_axon.errors import NonFiniteLossError, ThermalShutdownError
-from bit_axon.training.collate import Batch
+from bit_axon.training.cooling.gates import Gate, NoGate, until_cool
 from bit_axon.training.loop_state import LoopState
 from bit_axon.training.position import Plan, Position
 from bit_axon.training.prefetch import Prefetch
 from bit_axon.training.records import Evaluation, EvaluationRecord, Observer, StepRecord
+from bit_axon.training.splitting import halves
 from bit_axon.training.stepper import Stepper, StepResult
+from bit_axon.training.work import StepWork
 
 StopReason = Literal[
     "max_steps", "time_limit", "early_stop", "interrupt", "thermal", "non_finite_loss", "storage"
 ]
-
-
-class Gate(Protocol):
-    """Thermal limits, as the loop asks for them."""
-
-    @property
-    def paused_seconds(self) -> float:
-        """Time spent waiting so far."""
-
-    def before_micro_batch(self, step: int) -> None:
-        """Waits while it is too hot; raises `ThermalShutdownError` when it stays so."""
-
-    def temperature(self) -> float | None:
-        """The last reading in °C, if there is a sensor."""
-
-
-class NoGate:
-    """No thermal limits."""
-
-    paused_seconds = 0.0
-
-    def before_micro_batch(self, step: int) -> None:
-        """Never waits."""
-
-    def temperature(self) -> float | None:
-        """Unknown."""
-        return None
 
 
 @dataclass(frozen=True)
@@ -88,6 +63,7 @@ class Loop:
         self._position = Position(parts.plan)
         self._started = parts.clock()  # of training: set again once the first evaluation is done
         self._saved_step = state.step
+        self.shutdown: ThermalShutdownError | None = None  # what ended a run whose reason is "thermal"
 
     def run(self) -> StopReason:
         """Trains to the end and returns why it ended; a checkpoint of the last update is saved.
@@ -96,28 +72,39 @@ class Loop:
             NonFiniteLossError: nothing is saved after the last good update.
             StorageError: a checkpoint could not be written.
         """
-        if self.state.evaluated_step < 0:
-            self._evaluate()
-        self._started = self.parts.clock()
-        with Prefetch(self.parts.plan) as batches:
-            reason = self._train(batches)
+        reason = self._within_limits(self._evaluate_first)
+        if reason is None:
+            self._started = self.parts.clock()
+            with Prefetch(self.parts.plan) as batches:
+                reason = self._within_limits(lambda: self._train(batches))
+        assert reason is not None
         self._save()  # before the evaluation below: one that a cut brought about must not be remembered
-        is_evaluated = self.state.evaluated_step >= self.state.step
-        if reason in ("max_steps", "early_stop", "time_limit") and not is_evaluated:
-            self._evaluate()
+        if reason in ("max_steps", "early_stop", "time_limit"):
+            reason = self._within_limits(self._evaluate_last) or reason
         return reason
 
-    def _train(self, batches: Prefetch) -> StopReason:
-        try:
-            while (reason := self._reason_to_stop()) is None:
-                if not self._step(batches):
-                    return "interrupt"
-                self._after_step()
-        except ThermalShutdownError as error:
+    def _within_limits(self, work: Callable[[], StopReason | None]) -> StopReason | None:
+        """Does `work`; what the thermal limits broke off is done again, if the run may wait for that."""
+
+        def on_stop(error: ThermalShutdownError) -> None:
             self.parts.stepper.discard()
+            self._save()
             self.parts.observer.on_message(str(error))
-            return "thermal"
-        return reason
+
+        try:
+            return until_cool(self.parts.gate, work, on_stop)
+        except ThermalShutdownError as error:
+            self.shutdown = error
+            return "interrupt" if self.parts.stop_requested() else "thermal"
+
+    def _train(self, batches: Prefetch) -> StopReason:
+        """Updates until there is a reason to stop; may be called again after it was broken off anywhere."""
+        while True:
+            self._catch_up()
+            if (reason := self._reason_to_stop()) is not None:
+                return reason
+            if not self._step(batches):
+                return "interrupt"
 
     def _reason_to_stop(self) -> StopReason | None:
         state, limits = self.state, self.limits
@@ -142,21 +129,24 @@ class Loop:
         end = last if state.step + 1 >= self.limits.max_steps else last + 1  # of what may be asked for
         batches, compiled = [], False
         for micro_batch in range(state.micro_batch, last):
-            if parts.stop_requested():
-                parts.stepper.discard()
-                return False
-            if not isinstance(parts.gate, NoGate):
-                parts.stepper.wait()  # pauses and readings belong between micro-batches
-                parts.gate.before_micro_batch(state.step + 1)
             batch = prefetch.batch(micro_batch, ahead=micro_batch + 1 < end)
-            compiled = parts.stepper.add(batch, micro_batch) or compiled
+            pieces = halves(batch) if parts.gate.splits_batches else (batch,)
+            for number, piece in enumerate(pieces):
+                parts.gate.check("train", state.step + 1, parts.stepper.wait, share=1 / len(pieces))
+                if parts.stop_requested():
+                    parts.stepper.discard()
+                    return False
+                compiled = parts.stepper.add(piece, micro_batch, piece=number) or compiled
             batches.append(batch)
         rate = parts.learning_rate(state.step + 1)
         result = parts.stepper.apply(rate)
         self._check_finite(result)
-        seconds = parts.clock() - started - (parts.gate.paused_seconds - paused)
-        self._count(batches, result, seconds, compiled=compiled or state.step == 0, micro_batch=last)
-        parts.observer.on_step(self._record(batches, result, rate, seconds, compiled or state.step == 1))
+        paused = parts.gate.paused_seconds - paused
+        state.paused_seconds += paused
+        seconds = parts.clock() - started - paused
+        self._finish_step(
+            StepWork.of(batches), result, rate, seconds, paused, compiled=compiled, micro_batch=last
+        )
         return True
 
     def _check_finite(self, result: StepResult) -> None:
@@ -168,68 +158,76 @@ class Loop:
                 f"checkpoint: {kept}. Lower training.learning_rate, or look for broken rows."
             )
 
-    def _count(
-        self, batches: list[Batch], result: StepResult, seconds: float, *, compiled: bool, micro_batch: int
+    def _finish_step(
+        self,
+        work: StepWork,
+        result: StepResult,
+        rate: float,
+        seconds: float,
+        paused_seconds: float,
+        *,
+        compiled: bool,
+        micro_batch: int,
     ) -> None:
-        state = self.state
+        state, parts = self.state, self.parts
+        compiled = compiled or state.step == 0
         state.step += 1
-        state.micro_batch = micro_batch
-        state.epoch = self._position.epochs(micro_batch)
+        state.micro_batch, state.epoch = micro_batch, self._position.epochs(micro_batch)
         state.loss, state.grad_norm, state.metrics = result.loss, result.grad_norm, result.metrics
-        examples, tokens = sum(b.examples for b in batches), sum(b.real_tokens for b in batches)
-        state.examples += examples
-        state.tokens += tokens
-        state.supervised_tokens += sum(b.supervised_tokens for b in batches)
-        state.train_seconds += seconds
-        if not compiled:
-            state.measured_seconds += seconds
-            state.measured_tokens += tokens
-            state.measured_examples += examples
-
-    def _record(
-        self, batches: list[Batch], result: StepResult, rate: float, seconds: float, compiled: bool
-    ) -> StepRecord:
-        state = self.state
-        return StepRecord(
-            step=state.step,
-            max_steps=self.limits.max_steps,
-            epoch=state.epoch,
-            loss=result.loss,
-            learning_rate=rate,
-            grad_norm=result.grad_norm,
-            examples=sum(b.examples for b in batches),
-            tokens=sum(b.real_tokens for b in batches),
-            supervised_tokens=sum(b.supervised_tokens for b in batches),
-            seconds=seconds,
-            compiled=compiled,
-            peak_memory_bytes=mx.get_peak_memory(),
-            temp_c=self.parts.gate.temperature(),
-            metrics=result.metrics,
+        state.count(work.examples, work.tokens, work.supervised_tokens, seconds, compiled=compiled)
+        thermal = parts.gate.after_step(state.step, work.tokens, work.shape, compiled=compiled)
+        parts.observer.on_step(
+            StepRecord(
+                step=state.step,
+                max_steps=self.limits.max_steps,
+                epoch=state.epoch,
+                loss=result.loss,
+                learning_rate=rate,
+                grad_norm=result.grad_norm,
+                examples=work.examples,
+                tokens=work.tokens,
+                supervised_tokens=work.supervised_tokens,
+                seconds=seconds,
+                compiled=compiled,
+                peak_memory_bytes=mx.get_peak_memory(),
+                paused_seconds=paused_seconds,
+                metrics=result.metrics,
+                thermal=thermal,
+            )
         )
 
-    def _after_step(self) -> None:
+    def _catch_up(self) -> None:
+        """Evaluates and saves what is due after the last update and was not done yet."""
         step, limits = self.state.step, self.limits
-        if limits.eval_every and step % limits.eval_every == 0:
+        if not step:
+            return
+        if limits.eval_every and step % limits.eval_every == 0 and self.state.evaluated_step < step:
             self._evaluate()
         if limits.save_every and step % limits.save_every == 0:
             self._save()
+
+    def _evaluate_first(self) -> None:
+        if self.state.evaluated_step < 0:
+            self._evaluate()
+
+    def _evaluate_last(self) -> None:
+        if self.state.evaluated_step < self.state.step:
+            self._evaluate()
 
     def _evaluate(self) -> None:
         """Evaluates on the fixed set and updates the best loss; the training stream is not touched."""
         state, parts = self.state, self.parts
         if parts.evaluate is None:
             return
-        started = parts.clock()
+        started, paused = parts.clock(), parts.gate.paused_seconds
         result = parts.evaluate()
-        seconds = parts.clock() - started
-        state.eval_seconds += seconds
-        state.eval_loss, state.eval_metrics, state.evaluated_step = result.loss, result.metrics, state.step
-        if state.step == 0:
-            state.eval_loss_before, state.eval_metrics_before = result.loss, result.metrics
-        best = state.eval_loss_best
-        gained = best is None or result.loss < best - self.limits.early_stop_min_delta
-        state.evaluations_without_gain = 0 if gained else state.evaluations_without_gain + 1
-        state.eval_loss_best = result.loss if best is None else min(best, result.loss)
+        paused = parts.gate.paused_seconds - paused
+        seconds = parts.clock() - started - paused
+        state.paused_seconds += paused
+        state.note_evaluation(
+            result.loss, result.metrics, seconds, min_delta=self.limits.early_stop_min_delta
+        )
+        assert state.eval_loss_best is not None
         parts.observer.on_evaluation(
             EvaluationRecord(
                 state.step, result.loss, state.eval_loss_best, result.examples, seconds, result.metrics

@@ -27,9 +27,36 @@ class LoopState:
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     save_seconds: float = 0.0
+    paused_seconds: float = 0.0  # within updates and evaluations, for the machine to cool
     measured_seconds: float = 0.0  # steps that compiled a new shape left out
     measured_tokens: int = 0
     measured_examples: int = 0
+
+    def count(
+        self, examples: int, tokens: int, supervised_tokens: int, seconds: float, *, compiled: bool
+    ) -> None:
+        """Adds an update; one that compiled a shape is no measure of speed."""
+        self.examples += examples
+        self.tokens += tokens
+        self.supervised_tokens += supervised_tokens
+        self.train_seconds += seconds
+        if not compiled:
+            self.measured_seconds += seconds
+            self.measured_tokens += tokens
+            self.measured_examples += examples
+
+    def note_evaluation(
+        self, loss: float, metrics: dict[str, float], seconds: float, *, min_delta: float
+    ) -> None:
+        """Keeps the loss, and the best one, and counts evaluations without gain."""
+        self.eval_seconds += seconds
+        self.eval_loss, self.eval_metrics, self.evaluated_step = loss, metrics, self.step
+        if self.step == 0:
+            self.eval_loss_before, self.eval_metrics_before = loss, metrics
+        best = self.eval_loss_best
+        gained = best is None or loss < best - min_delta
+        self.evaluations_without_gain = 0 if gained else self.evaluations_without_gain + 1
+        self.eval_loss_best = loss if best is None else min(best, loss)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

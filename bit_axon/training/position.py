@@ -36,3 +36,10 @@ class Position:
             return 0.0
         epoch, index = self.find(micro_batch - 1)
         return epoch + (index + 1) / self._plan.batches_in_epoch(epoch)
+
+
+def micro_batches_in(plan: Plan, epochs: float) -> int:
+    """Micro-batches in so many passes; the last pass may be a part of one."""
+    whole = int(epochs)
+    count = sum(plan.batches_in_epoch(epoch) for epoch in range(whole))
+    return max(count + round((epochs - whole) * plan.batches_in_epoch(whole)), 1)

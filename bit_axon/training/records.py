@@ -21,8 +21,14 @@ class StepRecord:
     seconds: float  # active training time of this step
     compiled: bool  # True when the step traced a shape for the first time: left out of speed figures
     peak_memory_bytes: int
-    temp_c: float | None = None
+    paused_seconds: float = 0.0  # beside `seconds`: waiting for the machine to cool
     metrics: Mapping[str, float] = field(default_factory=dict)  # the method's own, already divided
+    thermal: Mapping[str, float] = field(default_factory=dict)  # temp_c, duty, ...: what is known
+
+    @property
+    def temp_c(self) -> float | None:
+        """The temperature that counts, in °C."""
+        return self.thermal.get("temp_c")
 
 
 @dataclass(frozen=True)

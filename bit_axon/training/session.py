@@ -1,6 +1,6 @@
 """What `Trainer` and `ORPOTrainer` share: from a model, a data set and a flat config to the one loop."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ import numpy as np
 
 from bit_axon.backend import detect, memory_limits
 from bit_axon.data.examples import Example
-from bit_axon.errors import DataError, ThermalShutdownError, problem
+from bit_axon.errors import DataError, problem
 from bit_axon.evaluation.loss import evaluate_loss
 from bit_axon.models.modes import in_mode
 from bit_axon.models.padded import packing_is_exact
@@ -23,7 +23,9 @@ from bit_axon.training.checkpoint import (
     save_checkpoint,
 )
 from bit_axon.training.config import TrainingConfig, to_run_values
-from bit_axon.training.loop import Gate, Loop, LoopLimits, LoopParts, NoGate
+from bit_axon.training.cooling import CoolingScheduler
+from bit_axon.training.cooling.gates import Gate, NoGate, Phase, nothing
+from bit_axon.training.loop import Loop, LoopLimits, LoopParts
 from bit_axon.training.loop_state import LoopState
 from bit_axon.training.methods import Method, build_method
 from bit_axon.training.optimizers import build_optimizer
@@ -46,25 +48,34 @@ class Cooling(Protocol):
 
 
 class _CoolingGate:
-    """A cooling scheduler as the loop's gate."""
+    """Anything that can be asked before a step, as the loop's gate."""
+
+    splits_batches = False
 
     def __init__(self, cooling: Cooling):
         self._cooling = cooling
-        self.shutdown: ThermalShutdownError | None = None
 
     @property
     def paused_seconds(self) -> float:
         return self._cooling.total_pause_time
 
-    def before_micro_batch(self, step: int) -> None:
-        try:
-            self._cooling.check_before_step(step)
-        except ThermalShutdownError as error:
-            self.shutdown = error
-            raise
+    def check(
+        self, phase: Phase, step: int, drain: Callable[[], None] = nothing, *, share: float = 1.0
+    ) -> None:
+        drain()  # nobody knows beforehand whether it will wait
+        self._cooling.check_before_step(step)
 
-    def temperature(self) -> float | None:
-        return None
+    def after_step(self, step: int, tokens: int, shape: Hashable, *, compiled: bool) -> Mapping[str, float]:
+        return {}
+
+    def wait_until_cool(self) -> bool:
+        return False
+
+
+def _gate_of(cooling: Cooling | None) -> Gate:
+    if cooling is None:
+        return NoGate()
+    return cooling.gate if isinstance(cooling, CoolingScheduler) else _CoolingGate(cooling)
 
 
 class SilentObserver:
@@ -116,7 +127,7 @@ class Session:
     ):
         self._kind, self._model, self._config = kind, model, config
         self._dataset, self._val_dataset = dataset, val_dataset
-        self._cooling = _CoolingGate(cooling) if cooling is not None else None
+        self._gate = _gate_of(cooling)
         self._observer: Observer = observer if observer is not None else SilentObserver()
         self._loop: Loop | None = None
 
@@ -146,7 +157,7 @@ class Session:
         )
         plan = kind.plan(examples, config, packed, True)
         valid = None if held_out is None else kind.plan(held_out, config, packed, False)
-        self._loop = Loop(self._parts(stepper, plan, valid), self._limits(), state)
+        self._loop = Loop(self._parts(stepper, plan, valid, state), self._limits(), state)
 
     def train(self) -> dict[str, Any]:
         """Runs the loop to `max_steps` and returns the last step's figures."""
@@ -156,8 +167,8 @@ class Session:
         assert loop is not None
         with in_mode(self._model, training=True), memory_limits(None, None):
             reason = loop.run()
-        if reason == "thermal" and self._cooling is not None and self._cooling.shutdown is not None:
-            raise self._cooling.shutdown
+        if reason == "thermal" and loop.shutdown is not None:
+            raise loop.shutdown
         state = loop.state
         result = {"step": state.step, "loss": state.loss, "grad_norm": state.grad_norm, **state.metrics}
         return result if state.eval_loss is None else {**result, "eval_loss": state.eval_loss}
@@ -174,8 +185,11 @@ class Session:
             raise DataError(problem("examples with a token to learn", got, "Check the data and max_seq_len."))
         return trained
 
-    def _parts(self, stepper: Stepper, plan: Plan, valid: Plan | None) -> LoopParts:
-        config = self._config
+    def _parts(self, stepper: Stepper, plan: Plan, valid: Plan | None, state: LoopState) -> LoopParts:
+        config, gate = self._config, self._gate
+
+        def between() -> None:
+            gate.check("eval", state.step)
 
         def save(state: LoopState) -> None:
             extra = {"loop": state.to_dict(), "seed": config.seed}
@@ -193,13 +207,10 @@ class Session:
                 max_steps=config.max_steps,
             ),
             observer=self._observer,
-            evaluate=None if valid is None else lambda: evaluate_loss(stepper, valid),
+            evaluate=None if valid is None else lambda: evaluate_loss(stepper, valid, between=between),
             save=save,
-            gate=self._gate(),
+            gate=gate,
         )
-
-    def _gate(self) -> Gate:
-        return NoGate() if self._cooling is None else self._cooling
 
     def _limits(self) -> LoopLimits:
         config = self._config

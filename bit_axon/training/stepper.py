@@ -30,9 +30,13 @@ class StepResult:
     metrics: dict[str, float]
 
 
-def micro_batch_seed(seed: int, micro_batch: int) -> int:
-    """The seed of everything random within one micro-batch: a function of its number alone."""
-    return int(np.random.SeedSequence([seed, _DROPOUT_STREAM, micro_batch]).generate_state(1)[0])
+def micro_batch_seed(seed: int, micro_batch: int, piece: int = 0) -> int:
+    """The seed of everything random within one micro-batch: a function of its number alone.
+
+    The second part of a micro-batch that was split (`piece` 1) draws other numbers than the first.
+    """
+    words = [seed, _DROPOUT_STREAM, micro_batch, *([piece] if piece else [])]
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
 class Stepper:
@@ -78,12 +82,12 @@ class Stepper:
         """The model that is trained."""
         return self.policy.model
 
-    def add(self, batch: Batch, micro_batch: int) -> bool:
+    def add(self, batch: Batch, micro_batch: int, *, piece: int = 0) -> bool:
         """Adds a micro-batch to the current step; returns whether its shape was new (and compiled).
 
         The device may still be at work when this returns.
         """
-        mx.random.seed(micro_batch_seed(self._seed, micro_batch))
+        mx.random.seed(micro_batch_seed(self._seed, micro_batch, piece))
         self.model.train()
         if self.policy.is_written_out:
             found, gradients = self.policy.sums_and_gradients(self.method.loss, batch)

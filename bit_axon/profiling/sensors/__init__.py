@@ -1,0 +1,1 @@
+"""Sources of temperature, one small class each."""
