@@ -267,6 +267,15 @@ def test_source_without_a_first_answer_is_replaced_at_once():
     assert temps(watched.run(0.0)) == [60.0] and watched.kinds == ["lost", "source"]
 
 
+def test_fallback_without_a_valid_value_is_replaced_at_once():
+    first = Script("smc", [raw(cpu_0=80.0), SensorError("gone")])
+    second = Script("iohid", [raw(cpu_0=0.0), SensorError("gone too")])
+    watched = Watched(first, second, Script("linux", [raw(cpu_0=60.0)]))
+    readings = watched.run(9.0)
+    assert [reading.source for reading in readings] == ["smc"] * 6 + ["iohid"] + ["linux"] * 3
+    assert temps(readings) == [80.0] * 6 + [None] + [60.0] * 3
+
+
 def test_first_source_that_nobody_probed_is_probed():
     source = Script("linux", [raw(cpu_0=60.0)], unprobed=True)
     watched = Watched(source)
@@ -534,6 +543,42 @@ def test_wake_without_an_answer_is_a_gap_without_a_temperature():
     watched.clock.suspend(60.0)
     readings = watched.run(2.0)
     assert [(r.quality, r.temp_ctrl_c) for r in readings] == [("gap", None), ("ok", 50.0)]
+
+
+@pytest.mark.parametrize("is_sleep", [True, False])
+def test_source_that_wakes_slowly_is_not_given_up(is_sleep: bool):
+    steps = [*[raw(cpu_0=60.0)] * 3, *[SensorError("not awake yet")] * 4, raw(cpu_0=50.0)]
+    watched = Watched(Script("smc", steps), Script("iohid", [raw(cpu_0=70.0)]))
+    for _ in range(3):
+        watched.monitor.poll()
+        watched.clock.advance(1.0)
+    if is_sleep:
+        watched.clock.suspend(60.0)
+    else:
+        watched.clock.advance(60.0)
+    for _ in range(6):
+        watched.monitor.poll()
+        watched.clock.advance(1.0)
+    assert qualities(watched.readings[3:]) == ["gap", *["stale"] * 3, "ok", "ok"]
+    assert {reading.source for reading in watched.readings} == {"smc"}
+
+
+def test_poll_that_hangs_for_long_is_a_gap_too():
+    def hang() -> float:
+        if clock.monotonic() == 3.0:
+            clock.advance(30.0)
+            return 50.0
+        return 90.0 if clock.monotonic() < 3.0 else 50.0
+
+    clock = VirtualClock()
+    watched = Watched(read_fn=hang, clock=clock, options=MonitorOptions())
+    readings = watched.run(35.0)
+    assert [(r.t_mono_s, r.quality, r.temp_ctrl_c) for r in readings[2:5]] == [
+        (2.0, "ok", 90.0),
+        (33.0, "gap", 50.0),
+        (34.0, "ok", 50.0),
+    ]
+    assert watched.kinds == ["late", "gap"]
 
 
 # Wall clock steps

@@ -59,18 +59,20 @@ class Estimator:
         self._mean = ExponentialMean(options.filter_seconds)
         self._judge = StuckJudge()
         self._known: Reading | None = None
+        self._has_answered = False
         self._since: float | None = None  # of the last valid value, or of the beginning
         self.begin_source(is_function=False)
 
     @property
-    def is_holding(self) -> bool:
-        """Whether there is a value that could be held."""
-        return self._known is not None
+    def has_answered(self) -> bool:
+        """Whether this source ever gave a valid value."""
+        return self._has_answered
 
     def begin_source(self, *, is_function: bool) -> None:
         """Another source: its sensors are others. A function's constant may well be meant."""
         judge = None if is_function else self._judge
         self._population = Population(self._options.valid_temp, self._hold_seconds, judge)
+        self._has_answered = False
         self.forget()
 
     def forget(self) -> None:
@@ -123,6 +125,7 @@ class Estimator:
         if aggregate is None or temp is None:
             return self._without_value(poll, answered=answered, overdue=overdue), aggregate
         self._known, self._since = self._with_value(poll, aggregate, temp), now
+        self._has_answered = True
         return self._known, aggregate
 
     def _with_value(self, poll: Reading, aggregate: Aggregate, temp: float) -> Reading:

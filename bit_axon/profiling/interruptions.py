@@ -8,7 +8,7 @@ _LONG_POLLS = 5.0
 
 
 class Interruptions:
-    """Notices that time was lost between two polls.
+    """Notices that time was lost between two looks.
 
     Args:
         clock: whose monotonic time stands still while the machine sleeps, and which counts that sleep.
@@ -22,11 +22,11 @@ class Interruptions:
         self._last_suspended = 0.0
 
     def restart(self) -> None:
-        """The next poll is the first: what was before it is no gap."""
+        """The next look is the first: what was before it is no gap."""
         self._last_seconds = None
 
     def since_last(self, now: float) -> str | None:
-        """What happened since the poll before, once; None for the usual."""
+        """What happened since the look before, once; None for the usual."""
         last, slept = self._last_seconds, self._clock.suspended_seconds() - self._last_suspended
         self._last_seconds = now
         self._last_suspended += slept

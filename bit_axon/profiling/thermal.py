@@ -142,9 +142,7 @@ class ThermalMonitor:
             return reading
         expired = self._expired
         if expired is None or expired.number != reading.number:
-            expired = Reading(
-                reading.number, reading.t_mono_s, reading.t_wall_ms, reading.source, quality="stale"
-            )
+            expired = Reading(reading.number, reading.t_mono_s, reading.t_wall_ms, reading.source, "stale")
             self._expired = expired
         return expired
 
@@ -167,9 +165,13 @@ class ThermalMonitor:
             return
         try:
             began = self._clock.monotonic()
+            is_gap = self._lost_time(began)  # first, so that a source that wakes slowly is not given up
             answer = self._ask()
             raw = self._with_pressure(answer.raw)
-            reading = self._record(answer, raw, began)
+            took = self._clock.monotonic() - began
+            if took > self._late_seconds:
+                self._notices.add("late", f"Reading {self.source_name} took {took:.0f} s.")
+            reading = self._record(answer, raw, is_gap)
             for event in self._notices.take_all():
                 self._on_event(event)
             self._on_reading(reading)
@@ -199,7 +201,7 @@ class ThermalMonitor:
         with self._state:
             overdue = self._estimator.is_overdue(now)
             if answer.raw is None:
-                return overdue or not self._estimator.is_holding
+                return overdue or not self._estimator.has_answered
             return overdue and not self._estimator.has_valid(answer.raw)
 
     def _with_pressure(self, raw: RawReading | None) -> RawReading:
@@ -212,10 +214,10 @@ class ThermalMonitor:
             self._pressure_failures += 1
             return raw
 
-    def _record(self, answer: Answer, raw: RawReading, began: float) -> Reading:
+    def _record(self, answer: Answer, raw: RawReading, is_gap: bool) -> Reading:
         """Makes a reading of what came, publishes it, and collects what there is to tell."""
         now = self._clock.monotonic()
-        is_gap = self._lost_time(now, began)
+        is_gap |= self._lost_time(now)
         self._number += 1
         poll = Reading(self._number, now, self._clock.wall_ms(), self.source_name, "ok", raw=raw)
         with self._state:
@@ -238,10 +240,8 @@ class ThermalMonitor:
         self._newest = reading, valid_seconds
         return reading
 
-    def _lost_time(self, now: float, began: float) -> bool:
-        """Looks for a gap before this poll, and forgets what was known before it."""
-        if now - began > self._late_seconds:
-            self._notices.add("late", f"Reading {self.source_name} took {now - began:.0f} s.")
+    def _lost_time(self, now: float) -> bool:
+        """Looks for a gap up to now, and forgets what was known before it."""
         gap = self._interruptions.since_last(now)
         if gap is None:
             return False
