@@ -144,7 +144,7 @@ def test_pacing_keeps_its_duty_while_nothing_is_known_and_forgets_it_after_a_gap
         pacing.decide(view(84.5, now=second))
     learned = pacing.decide(view(84.5, now=300)).duty
     assert pacing.decide(view(None, now=301)).duty == learned < 0.4
-    after = pacing.decide(view(83.0, now=400, quality="gap")).duty
+    after = pacing.decide(view(83.0, now=400, gap=True)).duty
     assert after == pytest.approx(0.5)  # begins again
 
 

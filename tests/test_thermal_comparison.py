@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks.thermal import Outcome, pacing_like, run_on_off, run_policy
-from benchmarks.thermal_cost import measure
 from conftest import Runner
 
+from benchmarks.thermal import Outcome, pacing_like, run_on_off, run_policy
+from benchmarks.thermal_cost import measure
 from bit_axon.profiling.sensors.base import Thresholds
 from bit_axon.profiling.trace import read_trace
 from bit_axon.schema import ThermalConfig
@@ -27,7 +27,7 @@ def pacing() -> Outcome:
 
 
 def test_pacing_holds_its_target(pacing: Outcome) -> None:
-    assert TARGET - 1.5 <= pacing.filtered_low and pacing.filtered_high <= TARGET + 1.5
+    assert pacing.filtered_low >= TARGET - 1.5 and pacing.filtered_high <= TARGET + 1.5
     assert pacing.peak <= TARGET + 6.0
     assert pacing.stops == 0
     assert pacing.mean == pytest.approx(TARGET, abs=0.5)
@@ -81,7 +81,7 @@ def test_a_default_run_of_an_hour_and_a_half(run: Runner) -> None:
     assert 5000 < rows[-1].t_mono_s < 7000
     polls = [row for row in rows if not row.action and row.t_mono_s >= WARM_UP_SECONDS]
     held = [row.temp_filt_c for row in polls]
-    assert TARGET - 1.5 <= min(held) and max(held) <= TARGET + 1.5
+    assert min(held) >= TARGET - 1.5 and max(held) <= TARGET + 1.5
     assert max(row.temp_ctrl_c for row in rows if not row.action) <= TARGET + 6.0
     thermal = json.loads((done.run_dir / "result.json").read_text())["thermal"]  # type: ignore[operator]
     assert thermal["stops"] == 0 and thermal["pause_count"] == 0

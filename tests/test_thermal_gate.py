@@ -14,6 +14,7 @@ from thermal_cases import Bench, Curve
 
 from bit_axon.errors import ThermalShutdownError
 from bit_axon.profiling.clock import SystemClock, VirtualClock
+from bit_axon.profiling.thermal import ThermalMonitor
 from bit_axon.profiling.trace import TraceWriter, read_trace
 from bit_axon.schema import ThermalConfig
 from bit_axon.stopping import StopRequest
@@ -335,3 +336,22 @@ def test_no_gate_has_no_limits() -> None:
     gate.check("train", 1)
     assert gate.after_step(1, 1, "s", compiled=False) == {}
     assert gate.wait_until_cool() and not gate.splits_batches and gate.paused_seconds == 0
+
+
+def test_case_sleep_and_wake_between_two_checks() -> None:
+    """The reading that noticed the gap was replaced before the gate looked: it starts anew all the same."""
+    clock = VirtualClock()
+    config = ThermalConfig(policy="pacing")
+    thresholds = thresholds_of(config)
+    monitor = ThermalMonitor(read_fn=lambda: 84.5, clock=clock)
+    gate = ThermalGate(monitor, build_policy(config, thresholds), clock, config, thresholds)
+    with monitor:
+        for _ in range(300):
+            gate.check("train", 1)
+            clock.advance(1.0)
+        learned = gate.after_step(1, 1, "s", compiled=True)["duty"]
+        clock.suspend(3600.0)
+        clock.advance(3.0)  # three polls, and the first of them saw the gap
+        gate.check("train", 2)
+        known = gate.after_step(2, 1, "s", compiled=True)
+    assert learned < 0.4 < known["duty"] < 0.5

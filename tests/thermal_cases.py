@@ -19,11 +19,11 @@ def view(
     filtered: float | None = None,
     pressure: int | None = None,
     pausing: float | None = None,
-    quality: Quality = "ok",
+    gap: bool = False,
 ) -> View:
     """What a policy sees; a new reading each second."""
     mean = temp if filtered is None else filtered
-    return View(now, round(now) if number is None else number, temp, mean, pressure, pausing, quality)
+    return View(now, round(now) if number is None else number, temp, mean, pressure, pausing, gap)
 
 
 class Curve:

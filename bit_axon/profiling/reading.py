@@ -54,6 +54,7 @@ class Reading:
             invalid (no sensor gave a value in range); gap (first after sleep or a stall).
         temp_ctrl_c: the control statistic through a short median; None when unknown.
         temp_filt_c: its mean with exponential weights; what the policies decide on.
+        gaps: how often time was lost so far; who reads seldom sees a gap by it.
     """
 
     number: int
@@ -70,6 +71,7 @@ class Reading:
     chassis_c: float | None = None
     n_valid: int = 0
     raw: RawReading = RawReading()
+    gaps: int = 0
 
     @property
     def pressure(self) -> int | None:

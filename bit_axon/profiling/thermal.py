@@ -70,7 +70,7 @@ class ThermalMonitor:
         self._polling = threading.Lock()  # held while sources are read, which may take for ever
         self._state = threading.Lock()  # held for moments
         self._repeater: Repeater | None = None
-        self._number = 0
+        self._number = self._gaps = 0
         self._duty: float | None = None
         self._newest: tuple[Reading, float] | None = None  # and the moment of its last valid value
         self._expired: Reading | None = None
@@ -236,7 +236,8 @@ class ThermalMonitor:
                 self._notices.complain(f"No sensor of the {group.upper()} gives a value any more.", now)
         elif overdue or self._chain.name is None:
             self._notices.nothing_left(self._chain.refused)
-        reading = replace(reading, quality="gap") if is_gap else reading
+        self._gaps += is_gap
+        reading = replace(reading, gaps=self._gaps, quality="gap" if is_gap else reading.quality)
         self._newest = reading, valid_seconds
         return reading
 

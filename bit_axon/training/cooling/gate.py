@@ -72,6 +72,7 @@ class ThermalGate:
         self._reading: Reading | None = None  # the one decided on
         self._tokens_total = self._pauses = self._stops_in_a_row = 0
         self._stopped_step = -1
+        self._gaps = 0  # of the readings that were decided on
         self._last_line: float | None = None
 
     @property
@@ -183,8 +184,9 @@ class ThermalGate:
             temp_filt_c=reading.temp_filt_c,
             pressure=reading.pressure,
             pausing_seconds=pausing_seconds,
-            quality=reading.quality,
+            gap=reading.gaps != self._gaps,
         )
+        self._gaps = reading.gaps
         before, self._decision = self._decision, self._policy.decide(view)
         if before.reduce_batch != self._decision.reduce_batch:
             self._recorder.action("split" if self._decision.reduce_batch else "unsplit", reading)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from bit_axon.profiling.reading import PRESSURE_HEAVY, PRESSURE_NAMES, PRESSURE_TRAPPING, Quality
+from bit_axon.profiling.reading import PRESSURE_HEAVY, PRESSURE_NAMES, PRESSURE_TRAPPING
 from bit_axon.profiling.sensors.base import Thresholds
 
 Action = Literal["run", "pause", "stop"]
@@ -23,7 +23,7 @@ class View:
         temp_filt_c: its mean over some seconds.
         pressure: 0 nominal to 4 sleeping; None = there is no such signal.
         pausing_seconds: how long the present pause has lasted; None = not in a pause.
-        quality: of the reading; `gap` = time was lost, so what was learned of the rate is void.
+        gap: time was lost since the last decision (sleep, a stall), so what was learned of it is void.
     """
 
     now: float
@@ -32,7 +32,7 @@ class View:
     temp_filt_c: float | None
     pressure: int | None = None
     pausing_seconds: float | None = None
-    quality: Quality = "ok"
+    gap: bool = False
 
 
 @dataclass(frozen=True)

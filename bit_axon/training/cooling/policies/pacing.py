@@ -55,7 +55,7 @@ class PacingPolicy:
         return not cool or view.pausing_seconds < self._config.min_pause_seconds
 
     def _update(self, view: View) -> None:
-        if view.quality == "gap":
+        if view.gap:
             self._integral, self._last = None, None  # what it had learned was of before
         if view.temp_filt_c is None or (self._last and self._last[0] == view.number):
             return
