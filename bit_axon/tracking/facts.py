@@ -19,6 +19,7 @@ _MAX_NAME_CHARACTERS = 500
 # Not part of the experiment: where it is mirrored, how it was labelled, what it continued.
 _NOT_PARAMS = ("tags", "tracking", "resume")
 _STAMPED = re.compile(r"(?P<stamp>\d{8}-\d{6})-\d+-(?P<name>.+)")
+_LIMITS = "thermal/thresholds/"  # settings, in result.json for the figure's sake
 _STATUS_OF_STATE = {
     "finished": "FINISHED",
     "pruned": "FINISHED",
@@ -127,7 +128,7 @@ def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     return {
         metric_name(f"result/{key}"): number(value)
         for key, value in flattened(result, "/")
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int | float) and not isinstance(value, bool) and _LIMITS not in key
     }
 
 
