@@ -56,7 +56,7 @@ def measure(folder: Path) -> Cost:
 
     def step() -> None:
         gate.check("train", 1)
-        gate.after_step(1, 1000, ("shape",), compiled=False)
+        gate.after_step(1, 1000, 1000, ("shape",), compiled=False)
 
     def poll() -> None:
         monitor.poll()

@@ -8,6 +8,7 @@
      |   `- RunDirectoryError         a run directory that is in use, or is not what it should be
      |- NonFiniteLossError        1   the loss became NaN or infinite
      |- StorageError              1   the disk is full or cannot be written
+     |- StopRequestedError      130   a person asked the run to stop
      |- SensorError               1   a source of temperature gave no answer; the monitor copes with it
      `- ThermalShutdownError      3   the machine is too hot to go on
 
@@ -63,6 +64,12 @@ class NonFiniteLossError(BitAxonError):
 
 class StorageError(BitAxonError):
     """A file could not be written: disk full or read-only; the last good checkpoint is kept."""
+
+
+class StopRequestedError(BitAxonError):
+    """A person asked the run to stop; what was going on is given up."""
+
+    exit_code = 130
 
 
 class SensorError(BitAxonError):

@@ -3,11 +3,17 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Any
 
 from bit_axon.backend import detect, memory_limits, mx
-from bit_axon.errors import BitAxonError, NonFiniteLossError, StorageError, ThermalShutdownError
+from bit_axon.errors import (
+    BitAxonError,
+    NonFiniteLossError,
+    StopRequestedError,
+    StorageError,
+    ThermalShutdownError,
+)
 from bit_axon.evaluation.accuracy import Answer, accuracy, answer_prompts
 from bit_axon.evaluation.loss import evaluate_loss
 from bit_axon.files import sha256_file, write_json_atomic
@@ -16,6 +22,7 @@ from bit_axon.preparation import Prepared
 from bit_axon.provenance import Command
 from bit_axon.recording import LoggingObserver
 from bit_axon.run_directory import ADAPTER_CONFIG, ADAPTERS, METRICS, MetricsLog, RunDirectory
+from bit_axon.run_in_progress import Reporter, RunInProgress
 from bit_axon.training.adapters import ModelReference, adapter_config, save_adapter
 from bit_axon.training.checkpoint import (
     get_latest_checkpoint,
@@ -28,37 +35,12 @@ from bit_axon.training.cooling.gates import until_cool
 from bit_axon.training.loop import Loop, LoopParts, StopReason
 from bit_axon.training.loop_state import LoopState
 from bit_axon.training.optimizers import build_optimizer
-from bit_axon.training.records import Evaluation, Observer
+from bit_axon.training.records import Evaluation
 from bit_axon.training.scheduler import learning_rate_at
 from bit_axon.training.stepper import Stepper
 
-
-class Reporter(Observer, Protocol):
-    """An observer that is also told of the run as a whole."""
-
-    def on_start(self, header: Mapping[str, Any]) -> None:
-        """The run directory is ready and training is about to begin."""
-
-    def on_samples(self, samples: list[dict[str, Any]]) -> None:
-        """Answers before or after training."""
-
-    def on_finish(self, result: Mapping[str, Any]) -> None:
-        """result.json is written."""
-
-
-@dataclass
-class _Run:
-    """One run in progress: the parts that the steps below share."""
-
-    prepared: Prepared
-    directory: RunDirectory
-    reporter: Reporter
-    stepper: Stepper
-    state: LoopState
-    log: MetricsLog
-    started: float
-    resumed: bool
-    thermal: ThermalSession
+# Of a micro-batch of training, for a simulated machine: no backward pass, and one token of each answer.
+_EVALUATION_SHARE, _TOKEN_SHARE = 0.33, 0.05
 
 
 def run_experiment(
@@ -99,15 +81,15 @@ def run_experiment(
         stop_requested=stop_requested,
         resumed=resume,
     ) as thermal:
-        run = _begin(prepared, directory, reporter, resume, started, thermal)
-        return _run_within_memory(run, stop_requested)
+        run = _begin(prepared, directory, reporter, resume, started, thermal, stop_requested)
+        return _run_within_memory(run)
 
 
-def _run_within_memory(run: _Run, stop_requested: Callable[[], bool]) -> dict[str, Any]:
+def _run_within_memory(run: RunInProgress) -> dict[str, Any]:
     options = run.prepared.config.training
     try:
         with memory_limits(options.memory_limit_gb, options.cache_limit_gb):
-            return _train(run, stop_requested)
+            return _train(run)
     except BitAxonError as error:
         _record_failure(run, error)
         raise
@@ -122,7 +104,8 @@ def _begin(
     resume: bool,
     started: float,
     thermal: ThermalSession,
-) -> _Run:
+    stop_requested: Callable[[], bool],
+) -> RunInProgress:
     """Restores the newest checkpoint, if there is one, before anything is traced."""
     options = prepared.config.training
     model = prepared.base.model
@@ -143,10 +126,22 @@ def _begin(
     log = MetricsLog(directory.path / METRICS)
     if resume:
         log.append("event", state.step, {}, f"resumed at step {state.step}")
-    return _Run(prepared, directory, reporter, stepper, state, log, started, resume, thermal)
+    return RunInProgress(
+        prepared,
+        directory,
+        reporter,
+        stepper,
+        state,
+        log,
+        started,
+        resume,
+        thermal,
+        stop_requested,
+        state.paused_seconds,
+    )
 
 
-def _train(run: _Run, stop_requested: Callable[[], bool]) -> dict[str, Any]:
+def _train(run: RunInProgress) -> dict[str, Any]:
     prepared, directory = run.prepared, run.directory
     resumed_at = run.state.step if run.resumed else None
     run.reporter.on_start(header(prepared, directory.path, resumed_at))
@@ -155,17 +150,20 @@ def _train(run: _Run, stop_requested: Callable[[], bool]) -> dict[str, Any]:
     before, after = _earlier_answers(run), list[dict[str, Any]]()
     setup_seconds = time.perf_counter() - run.started
     mx.reset_peak_memory()
-    reason: StopReason = "thermal"
-    with suppress(ThermalShutdownError):  # said, and nothing of it is lost
+    reason: StopReason | None = None
+    with suppress(ThermalShutdownError, StopRequestedError):  # said, and nothing of it is lost
         before = before or _answers(run, "before")
         setup_seconds = time.perf_counter() - run.started
         mx.reset_peak_memory()
-        reason = Loop(_parts(run, stop_requested), prepared.limits, run.state).run()
+        reason = Loop(_parts(run), prepared.limits, run.state).run()
     _save_adapter(run)
     if reason in ("max_steps", "early_stop", "time_limit"):
-        trained, reason = reason, "thermal"
-        with suppress(ThermalShutdownError):
+        trained, reason = reason, None
+        with suppress(ThermalShutdownError, StopRequestedError):
             after, reason = _answers(run, "after"), trained
+    run.thermal.gate.rest("idle", run.state.step)
+    run.state.paused_seconds = run.paused_before + run.thermal.gate.paused_seconds
+    reason = reason or ("interrupt" if run.stop_requested() else "thermal")
     directory.write_samples(before + after)
     result = result_of(
         prepared,
@@ -184,19 +182,22 @@ def _train(run: _Run, stop_requested: Callable[[], bool]) -> dict[str, Any]:
     return result
 
 
-def _earlier_answers(run: _Run) -> list[dict[str, Any]]:
+def _earlier_answers(run: RunInProgress) -> list[dict[str, Any]]:
     """Those before training, when a run is resumed that has them."""
     return [s for s in run.directory.read_samples() if s["when"] == "before"] if run.state.step else []
 
 
-def _parts(run: _Run, stop_requested: Callable[[], bool]) -> LoopParts:
+def _parts(run: RunInProgress) -> LoopParts:
     options, prepared = run.prepared.config.training, run.prepared
-    valid_plan, gate = prepared.valid_plan, run.thermal.gate
+    valid_plan = prepared.valid_plan
 
     def evaluate() -> Evaluation:
         assert valid_plan is not None
         return evaluate_loss(
-            run.stepper, valid_plan, options.eval_batches, between=lambda: gate.check("eval", run.state.step)
+            run.stepper,
+            valid_plan,
+            options.eval_batches,
+            between=lambda: run.between("eval", _EVALUATION_SHARE),
         )
 
     def save(state: LoopState) -> None:
@@ -224,12 +225,12 @@ def _parts(run: _Run, stop_requested: Callable[[], bool]) -> LoopParts:
         observer=LoggingObserver(run.log, run.reporter, prepared.method.name),
         evaluate=evaluate if valid_plan is not None else None,
         save=save,
-        gate=gate,
-        stop_requested=stop_requested,
+        gate=run.thermal.gate,
+        stop_requested=run.stop_requested,
     )
 
 
-def _answers(run: _Run, when: str) -> list[dict[str, Any]]:
+def _answers(run: RunInProgress, when: str) -> list[dict[str, Any]]:
     """Greedy answers to the held-out prompts, reported and kept."""
     prepared, data, gate = run.prepared, run.prepared.config.data, run.thermal.gate
 
@@ -239,7 +240,7 @@ def _answers(run: _Run, when: str) -> list[dict[str, Any]]:
             prepared.tokenizer,
             prepared.prompts,
             max_new_tokens=data.max_new_tokens,
-            between=lambda: gate.check("generate", run.state.step),
+            between=lambda: run.between("generate", _TOKEN_SHARE),
         )
 
     answers = until_cool(gate, work, lambda error: run.reporter.on_message(str(error)))
@@ -256,7 +257,7 @@ def _sample(answer: Answer, when: str) -> dict[str, Any]:
     return {"when": when, **asdict(answer), "correct": answer.correct}
 
 
-def _save_adapter(run: _Run) -> None:
+def _save_adapter(run: RunInProgress) -> None:
     prepared, directory = run.prepared, run.directory
     reference = ModelReference(
         str(prepared.base.folder), prepared.base.digest, prepared.config.model.revision
@@ -265,7 +266,7 @@ def _save_adapter(run: _Run) -> None:
     write_json_atomic(directory.path / ADAPTER_CONFIG, adapter_config(prepared.attached, reference))
 
 
-def _record_failure(run: _Run, error: BitAxonError) -> None:
+def _record_failure(run: RunInProgress, error: BitAxonError) -> None:
     """Says in result.json why the run failed; a disk that is full may not take even that."""
     reason = "non_finite_loss" if isinstance(error, NonFiniteLossError) else "storage"
     result = {"state": "failed", "stop_reason": reason, "step": run.state.step, "message": str(error)}

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from bit_axon.backend import detect
+from bit_axon.combinations import check_combinations
 from bit_axon.data.examples import Example, PairExample
 from bit_axon.data.loading import EncodedSet, PromptRow, load_examples, load_prompts
 from bit_axon.data.sources import Source, files_of, is_embedded, is_hub, parse_sources
@@ -15,7 +16,7 @@ from bit_axon.models.padded import packing_is_exact
 from bit_axon.models.policy import Policy
 from bit_axon.schema import RunConfig
 from bit_axon.tokenizer import QwenTokenizerWrapper
-from bit_axon.training.adapters import AttachedAdapter, attach_adapter, check_adapter_name, resolve_scale
+from bit_axon.training.adapters import AttachedAdapter, attach_adapter
 from bit_axon.training.collate import PairBatchPlan, TokenBatchPlan
 from bit_axon.training.cooling.assembly import ThermalSetup, set_up
 from bit_axon.training.loop import LoopLimits
@@ -53,9 +54,23 @@ def prepare(config: RunConfig) -> Prepared:
         UserError: anything in the config, the data or the model folder that cannot work.
     """
     method = build_method(config.method)
-    _check_before_loading(config)
+    check_combinations(config)
     train_sources, valid_sources = _sources(config)
     thermal = set_up(config.thermal, device="cpu" if detect().device == "cpu" else "gpu")
+    try:
+        return _loaded(config, method, train_sources, valid_sources, thermal)
+    except BaseException:
+        thermal.choice.close()  # a sensor may be a program that runs
+        raise
+
+
+def _loaded(
+    config: RunConfig,
+    method: Method,
+    train_sources: tuple[Source, ...],
+    valid_sources: tuple[Source, ...],
+    thermal: ThermalSetup,
+) -> Prepared:
     folder = find_model(config.model.path, config.model.revision)
     check_model_folder(config.model, folder)
     tokenizer = QwenTokenizerWrapper(folder, config.model.chat_template)
@@ -93,61 +108,6 @@ def prepare(config: RunConfig) -> Prepared:
         notes=(*_notes(config, train, valid, unpacked=wants_packing and not packed), *thermal.notes()),
         thermal=thermal,
     )
-
-
-def _check_before_loading(config: RunConfig) -> None:
-    check_adapter_name(config.adapter.name)
-    resolve_scale(config.adapter)
-    options = config.training
-    if (options.max_steps is None) == (options.epochs is None):
-        got = "both" if options.epochs is not None else "neither"
-        raise ConfigError(
-            problem(
-                "one of training.max_steps and training.epochs",
-                got,
-                "Set the other to null, as in training.epochs=3 training.max_steps=null.",
-                where="training",
-            ),
-            keys=("training.max_steps", "training.epochs"),
-        )
-    if options.early_stop_patience is not None and config.data.valid is None:
-        raise ConfigError(
-            problem(
-                "validation data to stop early by",
-                "training.early_stop_patience without data.valid",
-                "Set data.valid, or training.early_stop_patience=null.",
-                where="training.early_stop_patience",
-            )
-        )
-    if config.adapter.name == "none" and config.model.dtype in ("float16", "bfloat16"):
-        raise ConfigError(
-            problem(
-                "float32 weights to train all of them",
-                f"model.dtype={config.model.dtype} with adapter=none",
-                "Small updates would vanish in 16 bits; set model.dtype=float32 or null.",
-                where="model.dtype",
-            )
-        )
-    if options.min_learning_rate > options.learning_rate:
-        raise ConfigError(
-            problem(
-                f"training.min_learning_rate at most training.learning_rate ({options.learning_rate:g})",
-                f"{options.min_learning_rate:g}",
-                "Lower it.",
-                where="training.min_learning_rate",
-            ),
-            keys=("training.min_learning_rate", "training.learning_rate"),
-        )
-    if config.adapter.name == "none" and config.model.quantization is not None:
-        raise ConfigError(
-            problem(
-                "float weights to train all of them",
-                "model.quantization with adapter=none",
-                "Use adapter=lora or dora, or model.quantization=null.",
-                where="adapter",
-            ),
-            keys=("adapter.name", "model.quantization"),
-        )
 
 
 def _sources(config: RunConfig) -> tuple[tuple[Source, ...], tuple[Source, ...]]:

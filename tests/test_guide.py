@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from conftest import ROOT
 
 from bit_axon.backend import mx
-from bit_axon.errors import ConfigError, DataError
+from bit_axon.errors import ConfigError, DataError, ThermalShutdownError
 from bit_axon.models.loading import load_base
+from bit_axon.profiling.thermal import ThermalMonitor
 from bit_axon.schema import ModelConfig, TrainingOptions
 from bit_axon.tokenizer import QwenTokenizerWrapper
 from bit_axon.training import (
@@ -22,6 +24,7 @@ from bit_axon.training import (
     apply_lora_to_model,
 )
 from bit_axon.training.config import from_run_values, to_run_values
+from bit_axon.training.cooling import CoolingScheduler, ThermalPolicy
 from bit_axon.training.optimizers import build_optimizer
 
 GUIDE = ROOT.parent / "shared" / "spec" / "training_guide.txt"
@@ -33,6 +36,7 @@ SHRUNK = {
     "save_every=500": "save_every=2",
     "eval_every=500": "eval_every=2",
 }
+TEMP = 61.5  # °C
 
 
 def sample(first: str, last: str, number: int = 0) -> str:
@@ -49,15 +53,39 @@ def sample(first: str, last: str, number: int = 0) -> str:
     for line in lines[begin : end + 1]:
         depth = 0 if line.startswith("final") else depth
         code.append("    " * depth + line)
-        depth += line.endswith(":")
+        depth += line.endswith(":") and not line.startswith("#")
     text = "\n".join(code)
     for old, new in SHRUNK.items():
         text = text.replace(old, new)
     return text
 
 
+class Reads:
+    """A read function for a monitor; counts its calls."""
+
+    def __init__(self, *temps: float):
+        self._temps, self.count = temps, 0
+
+    def __call__(self) -> float:
+        self.count += 1
+        return self._temps[min(self.count, len(self._temps)) - 1]
+
+
 @pytest.fixture
-def names(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def reads() -> Reads:
+    return Reads(TEMP)
+
+
+@pytest.fixture
+def thermal_monitor(reads: Reads) -> Iterator[ThermalMonitor]:
+    with ThermalMonitor(poll_interval=0.05, read_fn=reads) as monitor:
+        yield monitor
+
+
+@pytest.fixture
+def names(
+    tiny_model: Path, tmp_path: Path, thermal_monitor: ThermalMonitor, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
     """What the samples take for granted, and the files they read, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     lines = (
@@ -69,7 +97,13 @@ def names(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     Path("prefs.jsonl").write_text("".join(pair.format(n, n + 1, n + 2) for n in range(12)))
     tokenizer = QwenTokenizerWrapper(tiny_model)
     model = load_base(ModelConfig(path=str(tiny_model)), seed=0).model
-    return {"model": model, "tokenizer": tokenizer, "cooling": None, "mx": mx}
+    return {
+        "model": model,
+        "tokenizer": tokenizer,
+        "thermal_monitor": thermal_monitor,
+        "cooling": CoolingScheduler(thermal_monitor),
+        "mx": mx,
+    }
 
 
 def test_applying_adapters(names: dict[str, Any]) -> None:
@@ -134,17 +168,49 @@ def test_caching(names: dict[str, Any]) -> None:
     assert len(seen) == 12
 
 
-def test_the_full_example(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    """Parts 2, 3, 4 and 6 of the sample; its model and its thermal parts come later."""
-    text = sample("# 2. Apply DoRA adapters", 'print(f"Step {result')
-    kept = [line for line in text.splitlines() if not re.search("ThermalPolicy|CoolingScheduler", line)]
-    text = "\n".join(kept).replace("Qwen/Qwen2.5-3B", names["tokenizer"].name)
-    text = text.replace("data.json", "train.jsonl").replace("val.json", "train.jsonl")
-    from bit_axon.training.data import CacheDataset
+def test_thermal_limits(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    names |= {"monitor": names["thermal_monitor"], "step": 1}
+    exec(sample("from bit_axon.training.cooling import", 'print(f"Paused'), names)
+    assert capsys.readouterr().out == "Paused 0.0s for cooling\n"
+    assert names["policy"] == ThermalPolicy(75.0, 85.0, 95.0, 0.5) == ThermalPolicy()
+    assert names["ThermalShutdownError"] is ThermalShutdownError
+    assert names["cooling"].should_reduce_batch() is False
 
-    given = (apply_lora_to_model, QwenTokenizerWrapper, SFTDataset, CacheDataset, TrainingConfig, Trainer)
-    exec(text, names | {thing.__name__: thing for thing in given})
+
+def test_thermal_limits_of_a_hot_machine(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    text = sample("from bit_axon.training.cooling import", 'print(f"Paused')
+    with ThermalMonitor(0.05, read_fn=Reads(*[90.0] * 4, TEMP)) as monitor:
+        exec(text, names | {"monitor": monitor, "step": 1})
+    assert re.fullmatch(r"Paused [01]\.[05]s for cooling\n", capsys.readouterr().out)
+    limit = pytest.raises(ThermalShutdownError, match=r"95\.0 °C, and 95 °C is the limit")
+    with ThermalMonitor(0.05, read_fn=Reads(95.0)) as monitor, limit:
+        exec(text, names | {"monitor": monitor, "step": 1})
+    assert capsys.readouterr().out == ""
+
+
+def full_example(tokenizer: str, last: str) -> str:
+    """Every line but the three that make its model; the names of files and tokenizer are those here."""
+    imports = sample("from bit_axon.tokenizer import QwenTokenizerWrapper", "from bit_axon.training.cooling")
+    text = imports + "\n" + sample("# 2. Apply DoRA adapters", last)
+    given = {"Qwen/Qwen2.5-3B": tokenizer, "data.json": "train.jsonl", "val.json": "train.jsonl"}
+    for old, new in given.items():
+        text = text.replace(old, new)
+    return text
+
+
+def test_the_full_example(names: dict[str, Any], reads: Reads, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(full_example(names["tokenizer"].name, 'print(f"Step {result'), names)
     assert "Step 4: loss=" in capsys.readouterr().out
+    cooling = names["cooling"]
+    assert cooling.total_pause_time == 0.0 and reads.count > 0
+    assert cooling.gate.after_step(5, 1, 5, "", compiled=True)["temp_c"] == TEMP
+
+
+def test_the_full_example_on_a_machine_that_is_too_hot(names: dict[str, Any]) -> None:
+    """Its trainer is held by its scheduler."""
+    text = full_example(names["tokenizer"].name, "result = trainer.train()")
+    with ThermalMonitor(read_fn=Reads(95.0)) as hot, pytest.raises(ThermalShutdownError):
+        exec(text, names | {"thermal_monitor": hot})
 
 
 def test_a_second_trainer_resumes(names: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from bit_axon.errors import ThermalShutdownError
 from bit_axon.evaluation.loss import evaluate_loss
 from bit_axon.training.adapters import adapter_parameters
 from bit_axon.training.batches import Batch
+from bit_axon.training.cooling.gates import NoGate, Phase, nothing
 from bit_axon.training.loop import Loop, LoopLimits, LoopParts
 from bit_axon.training.loop_state import LoopState
 from bit_axon.training.position import Plan
@@ -120,21 +121,22 @@ def test_a_stop_between_micro_batches_changes_nothing(compile: bool, tiny_model:
 def test_the_device_is_done_before_a_gate_is_asked(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
-    class Gate:
-        paused_seconds = 0.0
-
-        def before_micro_batch(self, step: int) -> None:
+    class Gate(NoGate):
+        def check(
+            self, phase: Phase, step: int, drain: Callable[[], None] = nothing, *, share: float = 1.0
+        ) -> None:
+            drain()
             calls.append("gate")
             if step == 2:
                 raise ThermalShutdownError("too hot")
 
-        def temperature(self) -> float | None:
-            return None
+        def wait_until_cool(self) -> bool:
+            return False
 
     stepping = stepper(tiny_model, "sft")
     wait, add = stepping.wait, stepping.add
     monkeypatch.setattr(stepping, "wait", lambda: (calls.append("wait"), wait())[1])
-    monkeypatch.setattr(stepping, "add", lambda *of: (calls.append("add"), add(*of))[1])
+    monkeypatch.setattr(stepping, "add", lambda *of, **more: (calls.append("add"), add(*of, **more))[1])
     made = loop(stepping, plan("sft", 4), LoopState())
     made.parts = replace(made.parts, gate=Gate())
     assert made.run() == "thermal" and not batch_threads()

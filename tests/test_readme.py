@@ -1,4 +1,4 @@
-"""README.md is true: its examples run, its tables are the config's, its rows are read.
+"""README.md and docs/thermal.md are true: examples run, tables are the config's, rows are read.
 
 A comment before a block says how the test shortens it; a reader of the page does not see it:
 
@@ -10,6 +10,7 @@ A comment before a block says how the test shortens it; a reader of the page doe
     <!-- test: rows|method NAME|format NAME -->  used by a test of its own
 """
 
+import itertools
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
@@ -28,11 +29,16 @@ from hydra import compose, initialize_config_dir
 from bit_axon.composition import conf_dir, plain_values, register_resolvers
 from bit_axon.data import formats
 from bit_axon.data.reading import rows_of_list
-from bit_axon.schema import RunConfig
+from bit_axon.profiling.summary import summarize
+from bit_axon.profiling.trace import COLUMNS
+from bit_axon.schema import RunConfig, ThermalConfig
 from bit_axon.training import methods
 from bit_axon.validation import check
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    name: (ROOT / path).read_text(encoding="utf-8")
+    for name, path in (("README", "README.md"), ("thermal", "docs/thermal.md"))
+}
 CONF = ROOT / "conf"
 DIRECTIVE = re.compile(r"<!-- test: (\w+) ?(.*?) -->")
 RUN_COMMAND = re.compile(r"python -m bit_axon\.run(?: .*)?$")
@@ -53,9 +59,9 @@ class Block:
         return any(name in names for name, _ in self.directives)
 
 
-def blocks() -> Iterator[Block]:
+def blocks(page: str = "README") -> Iterator[Block]:
     section, language, lines, directives = "", None, [], []
-    for line in README.splitlines():
+    for line in PAGES[page].splitlines():
         if language is not None:
             if line == "```":
                 yield Block(section, language, "\n".join(lines) + "\n", tuple(directives))
@@ -65,7 +71,7 @@ def blocks() -> Iterator[Block]:
         elif line.startswith("```"):
             language = line.removeprefix("```")
         elif line.startswith("#"):
-            section = line.lstrip("# ")
+            section = line.lstrip("# ") if page == "README" else f"{page}: {line.lstrip('# ')}"
         elif found := DIRECTIVE.fullmatch(line):
             directives.append((found[1], found[2]))
 
@@ -73,7 +79,7 @@ def blocks() -> Iterator[Block]:
 def runnable() -> dict[str, list[Block]]:
     """Blocks to run, by section: a section is complete in itself."""
     wanted: dict[str, list[Block]] = {}
-    for block in blocks():
+    for block in itertools.chain.from_iterable(map(blocks, PAGES)):
         if block.language in ("sh", "python", "yaml") and not block.has("skip", "method", "format"):
             wanted.setdefault(block.section, []).append(block)
     return wanted
@@ -126,15 +132,16 @@ def test_examples_run(section: str, tmp_path: Path) -> None:
     for block in runnable()[section]:
         run_block(block, tmp_path)
     runs = [*tmp_path.glob("outputs/runs/*/result.json"), *tmp_path.glob("outputs/sweeps/*/*/result.json")]
-    counts = {"4. A grid": 4, "6. Repeat a run and compare": 2, "Adding a part": 0, "Python": 0}
-    assert len(runs) == counts.get(section, 1)
+    counts = {"4. A grid": 4, "6. Repeat a run and compare": 2, "thermal: Runs over each other": 2}
+    none = ("Adding a part", "Python", "thermal: Python")
+    assert len(runs) == (0 if section in none else counts.get(section, 1))
     assert {json.loads(path.read_text())["state"] for path in runs} <= {"finished"}
 
 
 def test_all_blocks_are_known() -> None:
-    unknown = {b.language for b in blocks()} - {"sh", "python", "text", "yaml", "jsonl"}
-    assert not unknown
-    assert len(runnable()) >= 8
+    known = {"sh", "python", "text", "yaml", "jsonl"}
+    assert not {block.language for page in PAGES for block in blocks(page)} - known
+    assert len(runnable()) >= 12
 
 
 def composed(*overrides: str) -> dict[str, Any]:
@@ -144,10 +151,10 @@ def composed(*overrides: str) -> dict[str, Any]:
         return plain_values(compose("config", [*overrides, "name=null"]))
 
 
-def table(first_cell: str) -> list[list[str]]:
+def table(first_cell: str, page: str = "README") -> list[list[str]]:
     """The rows of every table whose header starts with `first_cell`, without code marks."""
     found, inside = [], False
-    for line in README.splitlines():
+    for line in PAGES[page].splitlines():
         if not line.startswith("|"):
             inside = False
         elif line.startswith(f"| {first_cell} |"):
@@ -184,6 +191,24 @@ def test_the_tables_of_keys_are_those_of_the_config() -> None:
     assert len(general) > 30 and len(demo) > 5
     assert_values(general, composed("data=files", "method=orpo"))
     assert_values(demo, composed())
+
+
+def names_in(first_cell: str, page: str) -> list[str]:
+    """What is marked as code in the first cells of a table."""
+    return [name for row in table(first_cell, page) for name in re.findall(r"`([^`]+)`", row[0])]
+
+
+def test_the_tables_of_the_thermal_page_are_complete() -> None:
+    keys = table("key | default", "thermal")
+    assert len(keys) >= 15
+    assert_values(keys, composed())
+    assert set(names_in("option", "thermal")) == {option for group, option in OPTIONS if group == "thermal"}
+    sources = get_args(get_type_hints(ThermalConfig)["source"])
+    named = [row for row in table("source", "thermal") if len(row) == 5]
+    assert {row[0].strip("`") for row in named} == set(sources) - {"auto", "none"}
+    assert names_in("columns", "thermal") == list(COLUMNS)
+    summary = summarize([]).keys() - {"seconds"}
+    assert summary <= set(names_in("keys", "thermal"))
 
 
 def test_the_demo_table_is_complete() -> None:

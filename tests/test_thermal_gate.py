@@ -144,7 +144,7 @@ def test_case_pressure_says_nominal_while_slow() -> None:
     for step in range(200):
         worker.seconds = 1.0 if step < 100 else 1.3  # type: ignore[attr-defined]
         bench.gate.check("train", step)
-        known = bench.gate.after_step(step, 1000, "shape", compiled=False)
+        known = bench.gate.after_step(step, 1000, 1000, "shape", compiled=False)
     assert known["throughput_ratio"] == pytest.approx(1 / 1.3, rel=1e-6)
     assert len(bench.said) == 1 and "77%" in bench.said[0]
 
@@ -156,7 +156,7 @@ def test_slowness_is_no_news_on_a_machine_that_is_known_to_be_hot() -> None:
     for step in range(200):
         worker.seconds = 1.0 if step < 100 else 1.3  # type: ignore[attr-defined]
         bench.gate.check("train", step)
-        bench.gate.after_step(step, 1000, "shape", compiled=False)
+        bench.gate.after_step(step, 1000, 1000, "shape", compiled=False)
     assert not bench.said
 
 
@@ -164,7 +164,7 @@ def test_pauses_are_not_taken_for_slowness() -> None:
     bench = Bench(lambda now: 70.0 if now < 60 else 80.0, policy="tiers", warm_duty=0.3)
     for step in range(200):
         bench.gate.check("train", step)
-        known = bench.gate.after_step(step, 1000, "shape", compiled=False)
+        known = bench.gate.after_step(step, 1000, 1000, "shape", compiled=False)
     assert known["throughput_ratio"] == pytest.approx(1.0) and not bench.said
 
 
@@ -172,14 +172,14 @@ def test_steps_that_compiled_are_no_measure() -> None:
     bench = Bench(lambda now: 70.0)
     for step in range(100):
         bench.gate.check("train", step)
-        known = bench.gate.after_step(step, 1000, "shape", compiled=True)
+        known = bench.gate.after_step(step, 1000, 1000, "shape", compiled=True)
     assert "throughput_ratio" not in known
 
 
 def test_what_is_known_after_a_step_has_no_holes_filled_in() -> None:
     bench = Bench(lambda now: 70.0)
     bench.work(2)
-    assert bench.gate.after_step(1, 10, "s", compiled=False) == {
+    assert bench.gate.after_step(1, 10, 10, "s", compiled=False) == {
         "temp_c": 70.0,
         "temp_filtered_c": 70.0,
         "duty": 1.0,
@@ -187,7 +187,7 @@ def test_what_is_known_after_a_step_has_no_holes_filled_in() -> None:
     }
     blind = Bench(lambda now: None)
     blind.work(2)
-    assert set(blind.gate.after_step(1, 10, "s", compiled=False)) == {"duty", "waited_seconds"}
+    assert set(blind.gate.after_step(1, 10, 10, "s", compiled=False)) == {"duty", "waited_seconds"}
 
 
 def test_without_a_sensor_only_speed_is_known() -> None:
@@ -198,7 +198,7 @@ def test_without_a_sensor_only_speed_is_known() -> None:
     for step in range(60):
         gate.check("train", step)
         clock.advance(1.0)
-        known = gate.after_step(step, 10, "s", compiled=False)
+        known = gate.after_step(step, 10, 10, "s", compiled=False)
     assert known == {"throughput_ratio": pytest.approx(1.0)}
 
 
@@ -293,7 +293,7 @@ def test_waiting_goes_on_by_itself_and_does_the_work_again() -> None:
 
     assert until_cool(bench.gate, work, lambda error: stopped.append(str(error))) == "done"
     assert len(stopped) == 1 and done == [30.0]
-    assert bench.said[-1].startswith("Cooled to 60.0 °C")
+    assert bench.said[-1].startswith("Cooled down to 60.0 °C")
     assert bench.gate.waited_seconds == pytest.approx(30.0)
 
 
@@ -317,8 +317,12 @@ def test_a_step_that_never_fits_is_not_tried_for_ever() -> None:
         bench.curve.pressure = 4
         bench.gate.check("train", 7)
 
-    with pytest.raises(ThermalShutdownError, match="Stopped 4 times before step 7"):
-        until_cool(bench.gate, work, lambda error: stopped.append(str(error)))
+    def on_stop(error: ThermalShutdownError) -> None:
+        stopped.append(str(error))
+        bench.curve.pressure = 0
+
+    with pytest.raises(ThermalShutdownError, match=r"Step 7: stopped for the 4\. time"):
+        until_cool(bench.gate, work, on_stop)
     assert len(stopped) == 4
 
 
@@ -334,7 +338,7 @@ def test_a_requested_stop_ends_the_waiting() -> None:
 def test_no_gate_has_no_limits() -> None:
     gate = NoGate()
     gate.check("train", 1)
-    assert gate.after_step(1, 1, "s", compiled=False) == {}
+    assert gate.after_step(1, 1, 1, "s", compiled=False) == {}
     assert gate.wait_until_cool() and not gate.splits_batches and gate.paused_seconds == 0
 
 
@@ -349,9 +353,9 @@ def test_case_sleep_and_wake_between_two_checks() -> None:
         for _ in range(300):
             gate.check("train", 1)
             clock.advance(1.0)
-        learned = gate.after_step(1, 1, "s", compiled=True)["duty"]
+        learned = gate.after_step(1, 1, 1, "s", compiled=True)["duty"]
         clock.suspend(3600.0)
         clock.advance(3.0)  # three polls, and the first of them saw the gap
         gate.check("train", 2)
-        known = gate.after_step(2, 1, "s", compiled=True)
+        known = gate.after_step(2, 1, 1, "s", compiled=True)
     assert learned < 0.4 < known["duty"] < 0.5

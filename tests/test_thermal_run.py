@@ -124,7 +124,7 @@ def test_the_gate_is_asked_in_accumulation_evaluation_and_generation(
     rows = trace(done)
     training = [row for row in rows if row.phase == "train"]
     assert {row.micro_step for row in training} >= {1, 2, 3, 4}
-    assert [row.phase for row in rows].count("eval") > 10
+    assert [row.phase for row in rows].count("eval") > 2
     assert done.result["thermal"]["longest_work_seconds"] == pytest.approx(1.5, abs=0.01)
 
 

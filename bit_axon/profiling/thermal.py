@@ -205,14 +205,14 @@ class ThermalMonitor:
             return overdue and not self._estimator.has_valid(answer.raw)
 
     def _with_pressure(self, raw: RawReading | None) -> RawReading:
-        raw = raw or RawReading()
         if self._pressure is None:
-            return raw
+            return raw or RawReading()
         try:
-            return replace(raw, pressure=self._pressure.read().pressure)
+            beside = self._pressure.read()
+            return beside if raw is None else replace(raw, pressure=beside.pressure)
         except Exception:  # the column stays empty: a signal beside the others must not end the polling
             self._pressure_failures += 1
-            return raw
+            return raw or RawReading()
 
     def _record(self, answer: Answer, raw: RawReading, is_gap: bool) -> Reading:
         """Makes a reading of what came, publishes it, and collects what there is to tell."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bit_axon.backend import mx
-from bit_axon.errors import NonFiniteLossError, ThermalShutdownError
+from bit_axon.errors import NonFiniteLossError, StopRequestedError, ThermalShutdownError
 from bit_axon.training.cooling.gates import Gate, NoGate, until_cool
 from bit_axon.training.loop_state import LoopState
 from bit_axon.training.position import Plan, Position
@@ -62,7 +62,8 @@ class Loop:
         self.parts, self.limits, self.state = parts, limits, state
         self._position = Position(parts.plan)
         self._started = parts.clock()  # of training: set again once the first evaluation is done
-        self._saved_step = state.step
+        self._saved = state.step, state.evaluated_step
+        self._paused_before = state.paused_seconds - parts.gate.paused_seconds  # in earlier sessions
         self.shutdown: ThermalShutdownError | None = None  # what ended a run whose reason is "thermal"
 
     def run(self) -> StopReason:
@@ -81,6 +82,7 @@ class Loop:
         self._save()  # before the evaluation below: one that a cut brought about must not be remembered
         if reason in ("max_steps", "early_stop", "time_limit"):
             reason = self._within_limits(self._evaluate_last) or reason
+        self.state.paused_seconds = self._paused_before + self.parts.gate.paused_seconds
         return reason
 
     def _within_limits(self, work: Callable[[], StopReason | None]) -> StopReason | None:
@@ -93,6 +95,9 @@ class Loop:
 
         try:
             return until_cool(self.parts.gate, work, on_stop)
+        except StopRequestedError:
+            self.parts.stepper.discard()
+            return "interrupt"
         except ThermalShutdownError as error:
             self.shutdown = error
             return "interrupt" if self.parts.stop_requested() else "thermal"
@@ -142,7 +147,6 @@ class Loop:
         result = parts.stepper.apply(rate)
         self._check_finite(result)
         paused = parts.gate.paused_seconds - paused
-        state.paused_seconds += paused
         seconds = parts.clock() - started - paused
         self._finish_step(
             StepWork.of(batches), result, rate, seconds, paused, compiled=compiled, micro_batch=last
@@ -151,7 +155,7 @@ class Loop:
 
     def _check_finite(self, result: StepResult) -> None:
         if not _is_finite(result.loss) or not _is_finite(result.grad_norm):
-            kept = f"step {self._saved_step}" if self._saved_step else "none was saved yet"
+            kept = f"step {self._saved[0]}" if self._saved[0] else "none was saved yet"
             raise NonFiniteLossError(
                 f"Step {self.state.step + 1}: the loss is {result.loss} and the gradient norm "
                 f"{result.grad_norm}, so training stopped and nothing of it was saved. Last good "
@@ -175,7 +179,7 @@ class Loop:
         state.micro_batch, state.epoch = micro_batch, self._position.epochs(micro_batch)
         state.loss, state.grad_norm, state.metrics = result.loss, result.grad_norm, result.metrics
         state.count(work.examples, work.tokens, work.supervised_tokens, seconds, compiled=compiled)
-        thermal = parts.gate.after_step(state.step, work.tokens, work.shape, compiled=compiled)
+        thermal = parts.gate.after_step(state.step, work.tokens, state.tokens, work.shape, compiled=compiled)
         parts.observer.on_step(
             StepRecord(
                 step=state.step,
@@ -223,7 +227,6 @@ class Loop:
         result = parts.evaluate()
         paused = parts.gate.paused_seconds - paused
         seconds = parts.clock() - started - paused
-        state.paused_seconds += paused
         state.note_evaluation(
             result.loss, result.metrics, seconds, min_delta=self.limits.early_stop_min_delta
         )
@@ -235,11 +238,14 @@ class Loop:
         )
 
     def _save(self) -> None:
-        if self._saved_step == self.state.step:
+        now = self.state.step, self.state.evaluated_step
+        if self._saved == now or not self.state.step:
             return  # what is there is the same
+        self.parts.gate.rest("save", self.state.step)
+        self.state.paused_seconds = self._paused_before + self.parts.gate.paused_seconds
         started = self.parts.clock()
         self.parts.save(self.state)
-        self._saved_step = self.state.step
+        self._saved = now
         self.state.save_seconds += self.parts.clock() - started
 
 

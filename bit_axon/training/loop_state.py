@@ -27,7 +27,7 @@ class LoopState:
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     save_seconds: float = 0.0
-    paused_seconds: float = 0.0  # within updates and evaluations, for the machine to cool
+    paused_seconds: float = 0.0  # for the machine to cool
     measured_seconds: float = 0.0  # steps that compiled a new shape left out
     measured_tokens: int = 0
     measured_examples: int = 0

@@ -24,7 +24,7 @@ from bit_axon.training.checkpoint import (
 )
 from bit_axon.training.config import TrainingConfig, to_run_values
 from bit_axon.training.cooling import CoolingScheduler
-from bit_axon.training.cooling.gates import Gate, NoGate, Phase, nothing
+from bit_axon.training.cooling.gates import Gate, NoGate, Phase, Rest, nothing
 from bit_axon.training.loop import Loop, LoopLimits, LoopParts
 from bit_axon.training.loop_state import LoopState
 from bit_axon.training.methods import Method, build_method
@@ -65,7 +65,12 @@ class _CoolingGate:
         drain()  # nobody knows beforehand whether it will wait
         self._cooling.check_before_step(step)
 
-    def after_step(self, step: int, tokens: int, shape: Hashable, *, compiled: bool) -> Mapping[str, float]:
+    def rest(self, phase: Rest, step: int) -> None:
+        """It does not want to know."""
+
+    def after_step(
+        self, step: int, tokens: int, tokens_total: int, shape: Hashable, *, compiled: bool
+    ) -> Mapping[str, float]:
         return {}
 
     def wait_until_cool(self) -> bool:
@@ -166,7 +171,10 @@ class Session:
         loop, self._loop = self._loop, None
         assert loop is not None
         with in_mode(self._model, training=True), memory_limits(None, None):
-            reason = loop.run()
+            try:
+                reason = loop.run()
+            finally:
+                self._gate.rest("idle", loop.state.step)
         if reason == "thermal" and loop.shutdown is not None:
             raise loop.shutdown
         state = loop.state

@@ -5,7 +5,7 @@ A source is one small file; this is the one place that knows them all.
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bit_axon.errors import ConfigError, problem
@@ -40,12 +40,16 @@ _AUTO = {
 }
 
 
+_PRESSURE_ONLY = ("pressure", "powermetrics")
+
+
 @dataclass(frozen=True)
 class Choice:
     """What a run reads.
 
     Attributes:
-        sources: the one that answered first, then those to fall back to, unprobed.
+        sources: the one that answered first, then those to fall back to, unprobed; none where there is
+            only pressure.
         pressure: the system's own signal, read beside them; it may be all there is.
         detail: what the first source offers.
         thresholds: tiers that suit it.
@@ -57,6 +61,11 @@ class Choice:
     detail: str = ""
     thresholds: Thresholds | None = None
     refused: tuple[str, ...] = ()
+
+    @property
+    def has_temperature(self) -> bool:
+        """Whether there is more than thermal pressure."""
+        return bool(self.sources)
 
     @property
     def name(self) -> str:
@@ -112,20 +121,22 @@ def choose(
     if config.source == "replay":
         return _asked_for(ReplaySource(_replay_file(config), clock))
     if config.source != "auto":
-        return _asked_for(builders[config.source](clock), _pressure(config, clock, platform, builders))
+        found = _asked_for(builders[config.source](clock))
+        beside = None if found.pressure else _pressure(config, clock, platform, builders)
+        return found if beside is None else replace(found, pressure=beside)
     return _best(config, clock, auto_order(device, platform), platform, builders)
 
 
-def _asked_for(source: Source, pressure: Source | None = None) -> Choice:
+def _asked_for(source: Source) -> Choice:
     probe = source.probe()
     if not probe.ok:
         source.close()
         remedy = "See what answers with `bit-axon thermal doctor`, or use thermal=auto."
         text = problem(f"thermal.source={source.name} to answer", probe.detail, remedy)
         raise ConfigError(text, keys=("thermal.source",))
-    if source.name == "pressure":
+    if source.name in _PRESSURE_ONLY:
         return Choice((), source, probe.detail, probe.thresholds)
-    return Choice((source,), pressure, probe.detail, probe.thresholds)
+    return Choice((source,), None, probe.detail, probe.thresholds)
 
 
 def _best(
@@ -141,7 +152,8 @@ def _best(
     for name in names:
         source = builders[name](clock)
         if found is not None:
-            rest.append(source)
+            if platform == "darwin":  # its sources measure the same chip; elsewhere limits would not fit
+                rest.append(source)
             continue
         probe = source.probe()
         if probe.ok:
@@ -149,17 +161,22 @@ def _best(
         else:
             source.close()
             refused.append(f"{name}: {probe.detail}")
-    pressure = _pressure(config, clock, platform, builders)
+    if found is None and config.on_missing == "error":
+        raise _none_answers(refused)
+    wanted = found is not None or config.on_missing == "pressure"
+    pressure = _pressure(config, clock, platform, builders) if wanted else None
     if found is not None:
         source, probe = found
         return Choice((source, *rest), pressure, probe.detail, probe.thresholds, tuple(refused))
-    if config.on_missing == "error":
-        got = "; ".join(refused) or "no source for this system"
-        remedy = "Use thermal.on_missing=warn, or thermal=off."
-        raise ConfigError(problem("a temperature sensor", got, remedy), keys=("thermal.on_missing",))
-    if pressure is not None and config.on_missing == "pressure":
+    if pressure is not None:
         return Choice((), pressure, "thermal pressure alone", None, tuple(refused))
     return Choice(refused=tuple(refused))
+
+
+def _none_answers(refused: Sequence[str]) -> ConfigError:
+    got = "; ".join(refused) or "no source for this system"
+    remedy = "Use thermal.on_missing=warn, or thermal=off."
+    return ConfigError(problem("a temperature sensor", got, remedy), keys=("thermal.on_missing",))
 
 
 def _pressure(
@@ -169,7 +186,10 @@ def _pressure(
     if platform != "darwin" or config.source in ("pressure", "powermetrics"):
         return None
     source = builders["pressure"](clock)
-    return source if source.probe().ok else None
+    if source.probe().ok:
+        return source
+    source.close()
+    return None
 
 
 def _replay_file(config: ThermalConfig) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bit_axon.errors import UserError
+from bit_axon.errors import ConfigError, UserError
 from bit_axon.profiling.clock import Clock, SystemClock, VirtualClock
 from bit_axon.profiling.rc_model import load_preset
 from bit_axon.profiling.reading import Event
@@ -75,7 +75,8 @@ class ThermalSetup:
             tried = ", ".join(refusal.partition(":")[0] for refusal in self.choice.refused) or "none known"
             why = f"(tried: {tried}; `bit-axon thermal doctor` says more)"
             return (f"No temperature sensor answers {why}: this run has no thermal limits.",)
-        found = f"Temperature from {self.choice.name}: {self.choice.detail}"
+        what = "Temperature" if self.choice.has_temperature else "Thermal pressure alone"
+        found = f"{what} from {self.choice.name}: {self.choice.detail}"
         better = f" (not {'; '.join(self.choice.refused)})" if self.choice.refused else ""
         return (f"{found}{better}. {self._limits()}",)
 
@@ -83,6 +84,8 @@ class ThermalSetup:
         t = self.thresholds
         if self.config.policy == "off":
             return "It is recorded; nothing is done about it (thermal.policy=off)."
+        if not self.choice.has_temperature:
+            return "The run goes slower at moderate and heavy pressure and is stopped at trapping."
         held = f"held at {t.target:g} °C" if self.config.policy == "pacing" else f"paused at {t.pause:g} °C"
         clock = " Time is simulated." if self.clock.is_virtual else ""
         return f"The run is {held} and stopped at {t.stop:g} °C.{clock}"
@@ -99,7 +102,6 @@ def set_up(config: ThermalConfig, *, device: str) -> ThermalSetup:
         ConfigError: no such policy, thresholds out of order, or a source that does not answer.
     """
     check_policy_name(config)
-    thresholds_of(config)
     clock: Clock = SystemClock()
     machine: SimulatedMachine | None = None
     simulated: Source | None = None
@@ -107,7 +109,12 @@ def set_up(config: ThermalConfig, *, device: str) -> ThermalSetup:
         clock, machine = _simulation(config)
         simulated = SimulatedSource(machine)
     choice = choose(config, clock, device=device, simulated=simulated)
-    return ThermalSetup(config, clock, choice, thresholds_of(config, choice.thresholds), machine)
+    try:
+        thresholds = thresholds_of(config, choice.thresholds)
+    except ConfigError:
+        choice.close()
+        raise
+    return ThermalSetup(config, clock, choice, thresholds, machine)
 
 
 def _simulation(config: ThermalConfig) -> tuple[Clock, SimulatedMachine]:
@@ -144,7 +151,10 @@ class ThermalSession:
         facts = self.setup.facts
         if self._writer is None or isinstance(self._gate, NoGate):
             return facts
-        facts["longest_work_seconds"] = self._gate.longest_work_seconds
+        facts |= {
+            "longest_work_seconds": self._gate.longest_work_seconds,
+            "throughput_ratio": self._gate.throughput_ratio,
+        }
         try:
             rows = read_trace(self._trace)
         except UserError as error:  # a full disk may have left less than a trace: the run itself is whole
@@ -176,7 +186,7 @@ def session(
         writer = TraceWriter(trace, run_id, setup.clock)
         stack.callback(writer.close)
         stack.callback(setup.choice.close)
-        recorder = TraceRecorder(writer)
+        recorder = TraceRecorder(writer, setup.thresholds)
         monitor = _monitor(setup, recorder, say)
         gate = ThermalGate(
             monitor,
@@ -189,7 +199,6 @@ def session(
             stop_requested=stop_requested,
             say=say,
         )
-        stack.callback(gate.close)
         recorder.action("resume_run" if resumed else "start", None)
         monitor.poll()  # the first check has something to decide on
         stack.enter_context(monitor)
@@ -197,7 +206,7 @@ def session(
 
 
 def _without_sensor(setup: ThermalSetup) -> ThermalGate | NoGate:
-    """Speed is watched all the same, unless nothing was to be."""
+    """Speed is measured all the same, unless nothing was to be."""
     if setup.config.source == "none":
         return NoGate()
     policy = build_policy(setup.config, setup.thresholds)

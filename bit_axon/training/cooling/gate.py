@@ -10,7 +10,8 @@ from bit_axon.profiling.sensors.base import Thresholds
 from bit_axon.profiling.throughput import ThroughputWatch
 from bit_axon.profiling.trace import Phase as TracePhase
 from bit_axon.schema import ThermalConfig
-from bit_axon.training.cooling.gates import Phase, nothing
+from bit_axon.training.cooling.cooldown import CoolDown
+from bit_axon.training.cooling.gates import Phase, Rest, nothing
 from bit_axon.training.cooling.ledger import Ledger
 from bit_axon.training.cooling.policies import Decision, Policy, View
 from bit_axon.training.cooling.recorder import TraceRecorder
@@ -70,8 +71,10 @@ class ThermalGate:
         self._watch = ThroughputWatch()
         self._decision = Decision("run", "unknown")
         self._reading: Reading | None = None  # the one decided on
-        self._tokens_total = self._pauses = self._stops_in_a_row = 0
-        self._stopped_step = -1
+        self._pauses = self._stops_in_a_row = 0
+        self._stopped_at: tuple[Phase, int] = ("train", -1)
+        self._has_temperature = False  # ever had
+        self._cool_down = CoolDown(self._latest, clock, config, thresholds, stop_requested, say)
         self._gaps = 0  # of the readings that were decided on
         self._last_line: float | None = None
 
@@ -89,6 +92,11 @@ class ThermalGate:
     def longest_work_seconds(self) -> float:
         """The longest time between two checks: so long nothing could have been done about heat."""
         return self._ledger.longest_work
+
+    @property
+    def throughput_ratio(self) -> float | None:
+        """Speed now against this session's own start, at equal shapes."""
+        return self._watch.ratio
 
     @property
     def splits_batches(self) -> bool:
@@ -111,26 +119,35 @@ class ThermalGate:
         waits = decision.action != "run" or self._ledger.owed >= _SHORTEST_SLEEP_SECONDS
         if waits:
             self._drain(drain)
-        if decision.action == "stop":
-            self._stop(decision, step)
-        elif decision.action == "pause":
-            self._pause(decision, phase, step)
-        elif waits:
-            self._sleep()
-        if self._readings is not None:
-            self._readings.note_duty(self._decision.duty)
+        try:
+            if decision.action == "stop":
+                self._stop(decision, phase, step)
+            elif decision.action == "pause":
+                self._pause(decision, phase, step)
+            elif waits:
+                self._sleep()
+        except ThermalShutdownError as error:
+            if phase == "train":
+                raise  # what was summed up of the step is given up, and the step done again
+            self._say(str(error))
+            if not self.wait_until_cool():
+                raise
+            self._recorder.doing(_TRACED[phase], step)
+        self._note_duty(self._decision.duty)
         self._ledger.begin(phase, share)
 
-    def close(self) -> None:
-        """The run is over: nothing works any more."""
+    def rest(self, phase: Rest, step: int) -> None:
+        """The device has nothing to do for a while."""
         self._ledger.end()
+        self._recorder.doing(phase, step)
 
-    def after_step(self, step: int, tokens: int, shape: Hashable, *, compiled: bool) -> Mapping[str, float]:
+    def after_step(
+        self, step: int, tokens: int, tokens_total: int, shape: Hashable, *, compiled: bool
+    ) -> Mapping[str, float]:
         """Watches the speed, and says what is known now."""
         active = self._ledger.take_step()
-        self._tokens_total += tokens
         if active > 0 and not compiled:
-            self._recorder.step_done(self._tokens_total, tokens / active)
+            self._recorder.step_done(tokens_total, tokens / active)
             self._watch.add(shape, tokens, active)
             self._warn_of_slowness()
         reading = self._latest()
@@ -147,28 +164,21 @@ class ThermalGate:
 
     def wait_until_cool(self) -> bool:
         """With `on_stop: wait`, waits until the machine is at or below the resume temperature."""
-        if self._config.on_stop != "wait" or self._stops_in_a_row > _MOST_ATTEMPTS:
+        wanted = self._config.on_stop == "wait" and not self._stop_requested()
+        if not wanted or self._stops_in_a_row > _MOST_ATTEMPTS:
             return False
         self._ledger.end()
-        began, last_known = self._clock.monotonic(), self._clock.monotonic()
+        self._recorder.doing("cooldown", self._stopped_at[1])
         self._recorder.action("cooldown", self._reading)
-        self._say(f"Waiting until {self._thresholds.resume:g} °C is reached, then going on by itself.")
-        while not self._stop_requested():
-            self._clock.sleep(self._config.poll_interval, self._stop_requested)
-            reading, now = self._latest(), self._clock.monotonic()
-            if reading is not None and reading.temp_filt_c is not None and reading.temp_ctrl_c is not None:
-                last_known = now
-                if max(reading.temp_filt_c, reading.temp_ctrl_c) <= self._thresholds.resume:
-                    self._ledger.waited += now - began
-                    self._policy.reset()
-                    self._recorder.action("resume", reading)
-                    self._say(f"Cooled to {reading.temp_ctrl_c:.1f} °C in {now - began:.0f} s: going on.")
-                    return True
-            if now - last_known > self._config.max_pause_seconds:
-                self._say("No temperature was read while cooling down: the run ends here.")
-                break
+        self._note_duty(0.0)
+        began = self._clock.monotonic()
+        cool = self._cool_down.wait(has_temperature=self._has_temperature)
         self._ledger.waited += self._clock.monotonic() - began
-        return False
+        if cool:
+            self._policy.reset()
+            self._decision = Decision("run", "unknown")
+            self._recorder.action("resume", self._latest())
+        return cool
 
     def _latest(self) -> Reading | None:
         return self._readings.latest() if self._readings is not None else None
@@ -187,6 +197,7 @@ class ThermalGate:
             gap=reading.gaps != self._gaps,
         )
         self._gaps = reading.gaps
+        self._has_temperature = self._has_temperature or reading.temp_ctrl_c is not None
         before, self._decision = self._decision, self._policy.decide(view)
         if before.reduce_batch != self._decision.reduce_batch:
             self._recorder.action("split" if self._decision.reduce_batch else "unsplit", reading)
@@ -215,43 +226,55 @@ class ThermalGate:
         self._pauses += 1
         self._recorder.doing("pause", step)
         self._recorder.action("pause", self._reading)
-        self._say_seldom(f"Step {step}: paused to cool down ({decision.reason}).")
-        if self._readings is not None:
-            self._readings.note_duty(0.0)
+        self._say_seldom(f"{_place(phase, step)}: paused to cool down ({decision.reason}).")
+        self._note_duty(0.0)
         try:
-            self._wait_out(began, step)
+            self._wait_out(began, phase, step)
         finally:
             self._ledger.waited += self._clock.monotonic() - began
         self._recorder.doing(_TRACED[phase], step)
         self._recorder.action("resume", self._reading)
 
-    def _wait_out(self, began: float, step: int) -> None:
-        while not self._stop_requested():
+    def _wait_out(self, began: float, phase: Phase, step: int) -> None:
+        while True:
             self._clock.sleep(self._config.poll_interval, self._stop_requested)
+            if self._stop_requested():
+                return
             paused = self._clock.monotonic() - began
             decision = self._decide(paused)
             if decision.action == "run":
                 return
             if decision.action == "stop":
-                self._stop(decision, step)
+                self._stop(decision, phase, step)
             if paused > self._config.max_pause_seconds:
-                temp = self._reading.temp_ctrl_c if self._reading else None
-                shown = "no valid temperature" if temp is None else f"{temp:.1f} °C"
-                limit = f"after a pause of {paused:.0f} s (thermal.max_pause_seconds)"
-                self._stop(Decision("stop", decision.tier, reason=f"still {shown} {limit}"), step)
+                limit = f"after a pause of {paused:.0f} s (thermal.max_pause_seconds). {_HINT}"
+                reason = f"still {self._shown_temperature()} {limit}"
+                self._stop(Decision("stop", decision.tier, reason=reason), phase, step)
 
-    def _stop(self, decision: Decision, step: int) -> None:
+    def _shown_temperature(self) -> str:
+        reading = self._reading
+        if reading is None or reading.temp_ctrl_c is None or reading.temp_filt_c is None:
+            return "no valid temperature"
+        return f"{max(reading.temp_ctrl_c, reading.temp_filt_c):.1f} °C"
+
+    def _stop(self, decision: Decision, phase: Phase, step: int) -> None:
+        """Ends the run, or what it is at; the sums of a step that is not done are void."""
         self._recorder.action("stop", self._reading)
-        self._stops_in_a_row = self._stops_in_a_row + 1 if step == self._stopped_step else 1
-        self._stopped_step = step
-        often = f" {self._stops_in_a_row} times" if self._stops_in_a_row > 1 else ""
-        raise ThermalShutdownError(
-            f"Stopped{often} before step {step} was done: {decision.reason}. Nothing of the steps before is "
-            f"lost. {_HINT}, let the machine cool down, then continue with resume=."
-        )
+        self._ledger.drop_step()
+        again = (phase, step) == self._stopped_at and phase == "train"
+        self._stops_in_a_row = self._stops_in_a_row + 1 if again else 1
+        self._stopped_at = phase, step
+        often = f"for the {self._stops_in_a_row}. time " if again else ""
+        raise ThermalShutdownError(f"{_place(phase, step)}: stopped {often}({decision.reason}).")
+
+    def _note_duty(self, duty: float) -> None:
+        if self._readings is not None:
+            self._readings.note_duty(duty)
 
     def _warn_of_slowness(self) -> None:
-        well = self._decision.tier in ("normal", "warm") and not (self._reading and self._reading.pressure)
+        well = self._decision.tier not in ("hot", "critical") and not (
+            self._reading and self._reading.pressure
+        )
         if well and (text := self._watch.warning()) is not None:
             self._recorder.action("slow", self._reading)
             self._say(text)
@@ -261,6 +284,13 @@ class ThermalGate:
         if self._last_line is not None and now - self._last_line < _SILENCE_SECONDS:
             return
         self._last_line = now
-        waited = self._ledger.waited
-        more = f" {self._pauses} pauses so far, {waited:.0f} s of waiting in all." if waited else ""
+        waited = f"{self._ledger.waited:.0f} s of waiting in all"
+        more = f" {self._pauses} pauses so far, {waited}." if self._pauses > 1 else ""
         self._say(text + more)
+
+
+def _place(phase: Phase, step: int) -> str:
+    """Where in the run, at the beginning of a line."""
+    if phase == "train":
+        return f"Step {step}"
+    return f"Evaluation after step {step}" if phase == "eval" else f"Answers after step {step}"

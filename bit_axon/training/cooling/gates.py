@@ -7,6 +7,7 @@ from bit_axon.errors import ThermalShutdownError
 
 T = TypeVar("T")
 Phase = Literal["train", "eval", "generate"]
+Rest = Literal["save", "idle"]
 
 
 def nothing() -> None:
@@ -40,7 +41,12 @@ class Gate(Protocol):
             ThermalShutdownError: it stays too hot.
         """
 
-    def after_step(self, step: int, tokens: int, shape: Hashable, *, compiled: bool) -> Mapping[str, float]:
+    def rest(self, phase: Rest, step: int) -> None:
+        """What comes now is no work for the device; the next check ends it."""
+
+    def after_step(
+        self, step: int, tokens: int, tokens_total: int, shape: Hashable, *, compiled: bool
+    ) -> Mapping[str, float]:
         """An update was made; returns what is known now, by name: `temp_c`, `duty`, ..."""
 
     def wait_until_cool(self) -> bool:
@@ -58,7 +64,12 @@ class NoGate:
     ) -> None:
         """Never waits."""
 
-    def after_step(self, step: int, tokens: int, shape: Hashable, *, compiled: bool) -> Mapping[str, float]:
+    def rest(self, phase: Rest, step: int) -> None:
+        """Nothing to note."""
+
+    def after_step(
+        self, step: int, tokens: int, tokens_total: int, shape: Hashable, *, compiled: bool
+    ) -> Mapping[str, float]:
         """Nothing is known."""
         return {}
 

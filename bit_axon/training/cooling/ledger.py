@@ -54,6 +54,10 @@ class Ledger:
         self.owed += self._unpaid * (1.0 / duty - 1.0)
         self._unpaid = 0.0
 
+    def drop_step(self) -> None:
+        """What was done of the present step is void: it will be done again."""
+        self._active_in_step = 0.0
+
     def forgive(self) -> None:
         """Nothing is owed any more: a longer wait than that has come."""
         self.owed = self._unpaid = 0.0

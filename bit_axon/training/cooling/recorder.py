@@ -4,8 +4,10 @@ import threading
 from dataclasses import replace
 
 from bit_axon.profiling.reading import Event, Reading
+from bit_axon.profiling.sensors.base import Thresholds
 from bit_axon.profiling.trace import Context, Phase, TraceWriter
 from bit_axon.training.cooling.policies import Decision
+from bit_axon.training.cooling.policies.base import tier_of
 
 
 class TraceRecorder:
@@ -13,10 +15,11 @@ class TraceRecorder:
 
     Args:
         writer: of `thermal.csv`; None = nothing is kept.
+        thresholds: of the tiers in it.
     """
 
-    def __init__(self, writer: TraceWriter | None):
-        self._writer = writer
+    def __init__(self, writer: TraceWriter | None, thresholds: Thresholds | None = None):
+        self._writer, self._thresholds = writer, thresholds or Thresholds()
         self._context = Context("idle")
         self._slept = 0.0  # since the last row
         self._lock = threading.Lock()
@@ -28,8 +31,8 @@ class TraceRecorder:
 
     def decided(self, decision: Decision) -> None:
         """What the policy said last."""
-        if (decision.tier, decision.duty) != (self._context.tier, self._context.duty):
-            self._context = replace(self._context, tier=decision.tier, duty=decision.duty)
+        if decision.duty != self._context.duty:
+            self._context = replace(self._context, duty=decision.duty)
 
     def micro_batch(self) -> None:
         """One more within the step."""
@@ -47,18 +50,19 @@ class TraceRecorder:
     def on_reading(self, reading: Reading) -> None:
         """A row; called by the poll thread."""
         if self._writer is not None:
-            self._writer.reading(reading, self._now())
+            self._writer.reading(reading, self._now(reading))
 
     def action(self, name: str, reading: Reading | None) -> None:
         """A row for something that was done."""
         if self._writer is not None:
-            self._writer.action(name, reading, self._now())
+            self._writer.action(name, reading, self._now(reading))
 
     def on_event(self, event: Event, reading: Reading | None) -> None:
         """A row for something about the sensors."""
         self.action(event.kind, reading)
 
-    def _now(self) -> Context:
+    def _now(self, reading: Reading | None) -> Context:
         with self._lock:
             slept, self._slept = self._slept, 0.0
-        return replace(self._context, sleep_s=slept)
+        tier = "" if reading is None else tier_of(reading.temp_ctrl_c, self._thresholds)
+        return replace(self._context, tier=tier, sleep_s=slept)

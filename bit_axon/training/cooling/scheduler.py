@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 from bit_axon.errors import ConfigError, problem
 from bit_axon.profiling.clock import Clock, SystemClock
 from bit_axon.profiling.reading import Reading
+from bit_axon.profiling.thermal import ThermalMonitor
 from bit_axon.schema import ThermalConfig
 from bit_axon.training.cooling.gate import ThermalGate
 from bit_axon.training.cooling.policies.tiers import TiersPolicy
@@ -85,7 +86,7 @@ class CoolingScheduler:
     """Waits while the machine is hot; given to `Trainer` and `ORPOTrainer`, or asked by hand.
 
     Args:
-        monitor: read at each check; one that knows no temperature (None) holds nothing up.
+        monitor: read at each check; one that knows no temperature (None) begins no pause.
         policy: the tiers.
         clock: of the waits.
     """
@@ -129,8 +130,9 @@ class _Plain:
         self._monitor, self._clock, self._count = monitor, clock, 0
 
     def latest(self) -> Reading:
-        self._count += 1
         temp = self._monitor.temperature
+        reading = self._monitor.latest() if isinstance(self._monitor, ThermalMonitor) else None
+        self._count = self._count + 1 if reading is None else reading.number
         quality: Literal["ok", "invalid"] = "invalid" if temp is None else "ok"
         now, wall = self._clock.monotonic(), self._clock.wall_ms()
         return Reading(self._count, now, wall, "monitor", quality, temp, temp)

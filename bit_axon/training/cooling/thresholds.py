@@ -14,6 +14,7 @@ _KEYS = {
     "stop": "thermal.stop_temp",
 }
 _UNDER_PAUSE = ("warm", "target", "resume")
+_RESUME_UNDER_TARGET = 5.0  # °C
 _ASCENDING = (("warm", "pause"), ("resume", "pause"), ("pause", "stop"), ("target", "stop"))
 
 
@@ -31,6 +32,8 @@ def thresholds_of(config: ThermalConfig, own: Thresholds | None = None) -> Thres
         shift = config.pause_temp - base.pause
         lower = {name: value + shift for name, value in asdict(base).items() if name in _UNDER_PAUSE}
         base = replace(base, pause=config.pause_temp, **lower)
+    if config.target_temp is not None:
+        base = replace(base, resume=min(base.resume, config.target_temp - _RESUME_UNDER_TARGET))
     given = {
         "warm": config.max_speed_temp,
         "target": config.target_temp,
@@ -39,6 +42,7 @@ def thresholds_of(config: ThermalConfig, own: Thresholds | None = None) -> Thres
     }
     merged = replace(base, **{name: value for name, value in given.items() if value is not None})
     _check_order(merged)
+    _check_ranges(config, merged)
     return merged
 
 
@@ -50,3 +54,15 @@ def _check_order(thresholds: Thresholds) -> None:
             got = f"{values[low]:g} and {values[high]:g} °C"
             text = problem(f"{keys[0]} below {keys[1]}", got, "Lower the first or raise the second.")
             raise ConfigError(f"thermal: {text}", keys=keys)
+
+
+def _check_ranges(config: ThermalConfig, thresholds: Thresholds) -> None:
+    low, high = config.valid_temp
+    if not low < thresholds.warm or not high > thresholds.stop:
+        wanted = f"a range around {thresholds.warm:g} to {thresholds.stop:g} °C"
+        text = problem(wanted, f"[{low:g}, {high:g}]", "A sensor outside of it is not believed: widen it.")
+        raise ConfigError(f"thermal.valid_temp: {text}", keys=("thermal.valid_temp",))
+    if config.start_duty < config.min_duty:
+        got = f"{config.start_duty:g} and {config.min_duty:g}"
+        text = problem("thermal.start_duty at least thermal.min_duty", got, "Raise the first.")
+        raise ConfigError(f"thermal: {text}", keys=("thermal.start_duty", "thermal.min_duty"))

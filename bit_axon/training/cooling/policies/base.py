@@ -9,6 +9,8 @@ from bit_axon.profiling.sensors.base import Thresholds
 Action = Literal["run", "pause", "stop"]
 Tier = Literal["normal", "warm", "hot", "critical", "unknown"]
 
+_COOLING = 1.0  # °C within the time a stop has to be held: more than noise
+UNKNOWN_PAUSE_SECONDS = 120.0  # a die cools down in that; a sensor that is lost is no reason to stop
 HEAVY_PRESSURE_DUTY = 0.5  # the system is cutting clocks already; more heat buys nothing
 
 
@@ -64,9 +66,8 @@ class Policy(Protocol):
         """Forgets what it has learned, after a long time without work."""
 
 
-def tier_of(view: View, thresholds: Thresholds) -> Tier:
+def tier_of(temp: float | None, thresholds: Thresholds) -> Tier:
     """Where the control statistic lies."""
-    temp = view.temp_ctrl_c
     if temp is None:
         return "unknown"
     if temp >= thresholds.stop:
@@ -80,6 +81,7 @@ class StopRule:
     """When a run has to end: it stays too hot, or the system is about to switch itself off.
 
     One hot reading is no reason: the hot spot of a die rises and falls by 30 °C within seconds of load.
+    Nor is a machine that was hot before the run began, as long as it cools in the pause.
 
     Args:
         stop_temp: °C of the control statistic.
@@ -89,12 +91,13 @@ class StopRule:
 
     def __init__(self, stop_temp: float, hold_seconds: float, samples: int):
         self._stop_temp, self._hold_seconds, self._samples = stop_temp, hold_seconds, samples
-        self._since: float | None = None
-        self._seen: set[int] = set()
+        self.reset()
 
     def reset(self) -> None:
         """Nothing was seen yet."""
-        self._since, self._seen = None, set()
+        self._since: float | None = None
+        self._since_temp = 0.0
+        self._seen: set[int] = set()
 
     def reason(self, view: View) -> str | None:
         """Why the run has to end; None = it need not."""
@@ -106,7 +109,9 @@ class StopRule:
         if view.temp_ctrl_c < self._stop_temp:
             self.reset()
             return None
-        self._since = view.now if self._since is None else self._since
+        cools = view.pausing_seconds is not None and view.temp_ctrl_c <= self._since_temp - _COOLING
+        if self._since is None or cools:
+            self._since, self._since_temp, self._seen = view.now, view.temp_ctrl_c, set()
         self._seen.add(view.number)
         held = view.now - self._since
         if held < self._hold_seconds or len(self._seen) < self._samples:

@@ -13,7 +13,7 @@ class OffPolicy:
 
     def decide(self, view: View) -> Decision:
         """Full speed at any temperature."""
-        return Decision("run", tier_of(view, self._thresholds))
+        return Decision("run", tier_of(view.temp_ctrl_c, self._thresholds))
 
     def reset(self) -> None:
         """Nothing to forget."""

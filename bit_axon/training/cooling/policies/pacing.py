@@ -2,7 +2,14 @@
 
 from bit_axon.profiling.sensors.base import Thresholds
 from bit_axon.schema import ThermalConfig
-from bit_axon.training.cooling.policies.base import Decision, StopRule, View, pressure_duty, tier_of
+from bit_axon.training.cooling.policies.base import (
+    UNKNOWN_PAUSE_SECONDS,
+    Decision,
+    StopRule,
+    View,
+    pressure_duty,
+    tier_of,
+)
 
 _ENGAGE_BELOW = 10.0  # °C under the target: where control begins
 _HARD_PAUSE_ABOVE = 9.0  # °C over the target: no pacing helps there
@@ -30,7 +37,7 @@ class PacingPolicy:
 
     def decide(self, view: View) -> Decision:
         """A new duty for each new reading; unknown keeps the last one."""
-        tier = tier_of(view, self._thresholds)
+        tier = tier_of(view.temp_ctrl_c, self._thresholds)
         if reason := self._stop.reason(view):
             return Decision("stop", "critical", reason=reason)
         self._update(view)
@@ -48,7 +55,7 @@ class PacingPolicy:
 
     def _must_pause(self, view: View) -> bool:
         if view.temp_ctrl_c is None or view.temp_filt_c is None:
-            return view.pausing_seconds is not None
+            return view.pausing_seconds is not None and view.pausing_seconds < UNKNOWN_PAUSE_SECONDS
         if view.pausing_seconds is None:
             return view.temp_ctrl_c >= self._hard_pause
         cool = max(view.temp_ctrl_c, view.temp_filt_c) <= self._thresholds.target
