@@ -359,3 +359,75 @@ def test_case_sleep_and_wake_between_two_checks() -> None:
         gate.check("train", 2)
         known = gate.after_step(2, 1, 1, "s", compiled=True)
     assert learned < 0.4 < known["duty"] < 0.5
+
+
+@pytest.mark.parametrize("policy", ["tiers", "pacing"])
+def test_case_hot_start_over_the_stop_is_waited_out(policy: str) -> None:
+    """The second of two runs on a machine that lets itself reach 112 °C: it cools, so nothing stops."""
+    bench = Bench(lambda now: max(112.0 - 1.5 * now, 40.0), policy=policy)
+    bench.work(3)
+    assert bench.gate.waited_seconds > 10
+
+
+def test_a_plateau_over_the_stop_is_a_stop() -> None:
+    bench = Bench(lambda now: 96.0 + 0.4 * (int(now) % 2), policy="tiers")
+    with pytest.raises(ThermalShutdownError, match="95 °C is the limit"):
+        bench.work(1)
+
+
+@pytest.mark.parametrize("phase", ["eval", "generate"])
+def test_evaluation_and_answers_wait_in_place(phase: str) -> None:
+    """With `on_stop: wait` nothing has to begin again but a step, whose sums are void."""
+    bench = Bench(lambda now: 99.0 if now < 30 else 60.0, policy="tiers", on_stop="wait")
+    bench.gate.check(phase, 3)  # type: ignore[arg-type]
+    assert bench.clock.monotonic() == 30.0
+    assert any("stopped (99.0 °C" in line for line in bench.said)
+
+
+def test_pressure_alone_is_watched_for_slowness_too() -> None:
+    bench = Bench(lambda now: None)
+    bench.curve.pressure = 0
+    worker = bench.gate._ledger._workload
+    for step in range(200):
+        worker.seconds = 1.0 if step < 100 else 1.3  # type: ignore[attr-defined]
+        bench.gate.check("train", step)
+        bench.gate.after_step(step, 1000, 1000, "shape", compiled=False)
+    assert len(bench.said) == 1 and "77%" in bench.said[0]
+
+
+@pytest.mark.parametrize("temp", [None, 50.0])
+def test_waiting_for_pressure_ends_when_it_is_gone(temp: float | None) -> None:
+    asked: list[float] = []
+
+    def requested() -> bool:  # looked at while waiting: the pressure goes after a minute
+        asked.append(0.0)
+        bench.curve.pressure = 3 if bench.clock.monotonic() < 60 else 0
+        return False
+
+    bench = Bench(lambda now: temp, policy="pacing", on_stop="wait", stop_requested=requested)
+    bench.curve.pressure = 3
+    with pytest.raises(ThermalShutdownError, match="trapping"):
+        bench.gate.check("train", 1)
+    assert bench.gate.wait_until_cool()
+    assert 60 <= bench.clock.monotonic() <= 62
+
+
+def test_a_sensor_lost_in_a_pause_is_no_reason_to_stop() -> None:
+    """After two minutes, in which any die cools, work goes on as if it were warm."""
+    bench = Bench(lambda now: 86.0 if now < 10 else None, policy="tiers")
+    moments = bench.work(3)
+    assert moments[0] == pytest.approx(120.0, abs=1.1)
+    assert moments[1] - moments[0] == pytest.approx(1 / 0.7)
+
+
+def test_a_cool_down_is_traced_as_one(tmp_path: Path) -> None:
+    bench = Bench(lambda now: max(99.0 - now, 50.0) if now > 8 else 99.0, policy="tiers", on_stop="wait")
+    writer = TraceWriter(tmp_path / "thermal.csv", "run", bench.clock)
+    recorder = bench.gate._recorder = TraceRecorder(writer, bench.thresholds)
+    repeater = bench.clock.every(1.0, lambda: recorder.on_reading(bench.curve.latest()))
+    until_cool(bench.gate, lambda: bench.gate.check("train", 1), lambda error: None)
+    repeater.stop()
+    writer.close()
+    rows = [row for row in read_trace(tmp_path / "thermal.csv") if row.phase == "cooldown" and not row.action]
+    assert {row.tier for row in rows} >= {"critical", "hot", "warm"}
+    assert all((row.tier == "critical") == (row.temp_ctrl_c >= 95) for row in rows)
