@@ -431,3 +431,11 @@ def test_a_cool_down_is_traced_as_one(tmp_path: Path) -> None:
     rows = [row for row in read_trace(tmp_path / "thermal.csv") if row.phase == "cooldown" and not row.action]
     assert {row.tier for row in rows} >= {"critical", "hot", "warm"}
     assert all((row.tier == "critical") == (row.temp_ctrl_c >= 95) for row in rows)
+
+
+def test_waiting_in_a_room_that_is_too_hot_ends() -> None:
+    bench = Bench(lambda now: 99.0, policy="tiers", on_stop="wait")
+    with pytest.raises(ThermalShutdownError):
+        until_cool(bench.gate, lambda: bench.gate.check("train", 1), lambda error: None)
+    assert 7200 < bench.clock.monotonic() < 7300
+    assert bench.said[-1].startswith("Still at 99.0 °C after 72")

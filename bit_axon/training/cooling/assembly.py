@@ -180,8 +180,9 @@ def session(
         if not setup.has_sensor:
             yield ThermalSession(setup, _without_sensor(setup), trace, None)
             return
-        other = stack.enter_context(presence())
-        if other is not None and setup.machine is None:
+        heats = setup.config.source not in ("simulated", "replay")
+        other = stack.enter_context(presence()) if heats else None
+        if other is not None:
             say(f"Another run (process {other or 'unknown'}) is heating this machine: both go slower.")
         writer = TraceWriter(trace, run_id, setup.clock)
         stack.callback(writer.close)

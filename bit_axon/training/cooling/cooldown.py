@@ -7,6 +7,8 @@ from bit_axon.profiling.reading import PRESSURE_HEAVY, Reading
 from bit_axon.profiling.sensors.base import Thresholds
 from bit_axon.schema import ThermalConfig
 
+_LONGEST_WAIT_SECONDS = 7200.0  # a case cools down within the hour; a room that is too hot never lets it
+
 
 class CoolDown:
     """Waits until the temperature is at or below `resume` and the system reports no heavy pressure.
@@ -37,7 +39,7 @@ class CoolDown:
         self._stop_requested, self._say = stop_requested, say
 
     def wait(self, *, has_temperature: bool) -> bool:
-        """True once it is cool; False when a stop was requested, or nothing is known for too long."""
+        """True once it is cool; False after two hours, or when a stop was requested or nothing is known."""
         began = last_known = self._clock.monotonic()
         goal = f"{self._thresholds.resume:g} °C is" if has_temperature else "normal thermal pressure is"
         self._say(f"Waiting until {goal} reached, then going on by itself.")
@@ -45,11 +47,14 @@ class CoolDown:
             self._clock.sleep(self._config.poll_interval, self._stop_requested)
             now, cool = self._clock.monotonic(), self._is_cool(has_temperature)
             if cool:
-                self._say(f"Cooled down{self._shown()} in {now - began:.0f} s: going on.")
+                self._say(f"Cooled down{self._shown(' to')} in {now - began:.0f} s: going on.")
                 return True
             last_known = now if cool is not None else last_known
             if now - last_known > self._config.max_pause_seconds:
                 self._say("Nothing was read of the temperature while cooling down: the run ends here.")
+                return False
+            if now - began > _LONGEST_WAIT_SECONDS:
+                self._say(f"Still{self._shown(' at')} after {now - began:.0f} s: the run ends here.")
                 return False
         return False
 
@@ -66,7 +71,7 @@ class CoolDown:
             return None
         return max(reading.temp_ctrl_c, reading.temp_filt_c) <= self._thresholds.resume
 
-    def _shown(self) -> str:
+    def _shown(self, before: str) -> str:
         reading = self._latest()
         temp = reading.temp_ctrl_c if reading is not None else None
-        return "" if temp is None else f" to {temp:.1f} °C"
+        return "" if temp is None else f"{before} {temp:.1f} °C"

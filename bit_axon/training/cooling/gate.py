@@ -127,7 +127,7 @@ class ThermalGate:
             elif waits:
                 self._sleep()
         except ThermalShutdownError as error:
-            if phase == "train":
+            if phase == "train" or self._config.on_stop != "wait":
                 raise  # what was summed up of the step is given up, and the step done again
             self._say(str(error))
             if not self.wait_until_cool():
