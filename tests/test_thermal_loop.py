@@ -77,7 +77,8 @@ class Scripted:
         self._count = 0
         self.paused_seconds = 0.0
         self.checks: list[Check] = []
-        self.drained = self.coolings = 0
+        self.drains: list[Callable[[], None]] = []
+        self.coolings = 0
         self.rests: list[tuple[Rest, int]] = []
         self.told: list[tuple[int, int, int, Hashable, bool]] = []
 
@@ -93,7 +94,7 @@ class Scripted:
         self.checks.append((phase, step, share))
         if drain is not nothing:
             drain()
-            self.drained += 1
+            self.drains.append(drain)
         self.clock.advance(CHECK_SECONDS)
         self.paused_seconds += CHECK_SECONDS
         if (place := (phase, step, self._count)) in self._stops:
@@ -376,13 +377,13 @@ def test_a_stop_leaves_no_half_of_a_step_behind(tiny_model: Path, tmp_path: Path
 
 def test_the_gate_is_asked_before_every_piece_of_work(tiny_model: Path, tmp_path: Path) -> None:
     gate = Scripted()
-    train(tiny_model, tmp_path, gate)
+    ended = train(tiny_model, tmp_path, gate)
     expected = [("eval", 0, 1.0)] * 3
     for step in range(1, STEPS + 1):
         expected += [("train", step, 1.0)] * 3
         expected += [("eval", step, 1.0)] * (3 if step in (2, 4, 5) else 0)
     assert gate.checks == expected
-    assert gate.drained == 3 * STEPS  # an evaluated batch is at rest already
+    assert gate.drains == [ended.stepper.wait] * 3 * STEPS  # after an evaluated batch the device is at rest
 
 
 def test_the_gate_is_told_of_every_step(tiny_model: Path, tmp_path: Path) -> None:

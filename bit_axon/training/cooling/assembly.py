@@ -184,9 +184,9 @@ def session(
         other = stack.enter_context(presence()) if heats else None
         if other is not None:
             say(f"Another run (process {other or 'unknown'}) is heating this machine: both go slower.")
+        stack.callback(setup.choice.close)
         writer = TraceWriter(trace, run_id, setup.clock)
         stack.callback(writer.close)
-        stack.callback(setup.choice.close)
         recorder = TraceRecorder(writer, setup.thresholds)
         monitor = _monitor(setup, recorder, say)
         gate = ThermalGate(
