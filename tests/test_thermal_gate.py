@@ -439,3 +439,16 @@ def test_waiting_in_a_room_that_is_too_hot_ends() -> None:
         until_cool(bench.gate, lambda: bench.gate.check("train", 1), lambda error: None)
     assert 7200 < bench.clock.monotonic() < 7300
     assert bench.said[-1].startswith("Still at 99.0 °C after 72")
+
+
+def test_after_short_pieces_a_long_one_begins_as_cool_as_its_like() -> None:
+    bench = Bench(lambda now: 80.0, policy="tiers", warm_duty=0.5)
+    bench.work(3)  # of a second each
+    for _ in range(3):
+        bench.gate.check("eval", 3, share=0.1)
+    before = bench.gate.waited_seconds
+    bench.gate.check("train", 4)
+    assert bench.gate.waited_seconds - before == pytest.approx(1.0)  # and not the 0.1 s of the evaluation
+    before = bench.gate.waited_seconds
+    bench.gate.check("train", 4)
+    assert bench.gate.waited_seconds - before == pytest.approx(1.0)

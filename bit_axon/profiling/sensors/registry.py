@@ -169,7 +169,7 @@ def _best(
         source, probe = found
         return Choice((source, *rest), pressure, probe.detail, probe.thresholds, tuple(refused))
     if pressure is not None:
-        return Choice((), pressure, "thermal pressure alone", None, tuple(refused))
+        return Choice((), pressure, "the system's own signal", None, tuple(refused))
     return Choice(refused=tuple(refused))
 
 

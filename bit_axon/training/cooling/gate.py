@@ -115,7 +115,7 @@ class ThermalGate:
         self._recorder.doing(_TRACED[phase], step)
         self._recorder.micro_batch()
         decision = self._decide(None)
-        self._ledger.reckon(decision.duty)
+        self._ledger.reckon(decision.duty, phase)
         waits = decision.action != "run" or self._ledger.owed >= _SHORTEST_SLEEP_SECONDS
         if waits:
             self._drain(drain)
