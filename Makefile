@@ -20,7 +20,7 @@ run: setup
 	$(BIN)/python -m bit_axon.run $(ARGS)
 
 test: setup lint
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n auto -m "not slow" $(ARGS)
 
 test-all: setup lint
 	$(BIN)/python -m pytest $(ARGS)
