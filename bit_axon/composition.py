@@ -14,13 +14,20 @@ from omegaconf.errors import OmegaConfBaseException
 from bit_axon.errors import ConfigError, nearest, problem
 from bit_axon.files import data_dir, outputs_dir
 from bit_axon.schema import RunConfig
+from bit_axon.sweep.config.mistakes import refused_setting
+from bit_axon.sweep.plugins import SWEEPER, register_plugins, unknown_setting
+from bit_axon.tracking.redaction import without_secrets as without_secrets
 
+SWEEP_GROUP = "sweep"
+_FREE_SETTINGS = ("sampler", "pruner", "params", "constraints", "cooldown", "heat_budget")
+_FREE_KEYS = ("tags.", *(f"{SWEEPER}{name}{sign}" for name in _FREE_SETTINGS for sign in ".="))
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 _KEY = re.compile(r"Could not (?:override|append|delete)[^']*'([^'\n]+)'")
 _THERE_ALREADY = re.compile(
     r"'([^'\n]+)'[^']*(?:is|already) (?:already in|at)|already at '([^'\n]+)'|Multiple values for ([\w/]+)"
 )
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^\n]+)'")
+_COMPOSING = re.compile(r"In '([^']+)': (\w+) raised while composing.*\n(.+)(?:\n\s*full_key: (\S+))?")
 _MISSING_OPTION = re.compile(r"In '([^']+)': Could not (?:find|load) '([^']+)'|primary config '([^']+)'")
 _PATH_KEYS = (("data", "train"), ("data", "valid"), ("model", "path"), ("model", "chat_template"))
 
@@ -31,9 +38,16 @@ def conf_dir() -> str:
 
 
 def register_resolvers() -> None:
-    """What `conf/` may use in `${...}`; registering twice changes nothing."""
+    """What `conf/` needs of Hydra: resolvers for `${...}`, and our plugins; twice changes nothing."""
+    register_plugins()
     OmegaConf.register_new_resolver("bit_axon_outputs", lambda: str(outputs_dir()), replace=True)
     OmegaConf.register_new_resolver("bit_axon_slug", _slug, replace=True)
+    OmegaConf.register_new_resolver("bit_axon_first", _first, replace=True)
+
+
+def _first(*values: Any) -> str:
+    """The first that is not null, as a folder name."""
+    return _slug(next((str(value) for value in values if value is not None), None))
 
 
 def _slug(name: str | None) -> str:
@@ -44,8 +58,14 @@ def _slug(name: str | None) -> str:
 
 
 def with_free_tags(overrides: Sequence[str]) -> list[str]:
-    """Tags have no fixed names, so Hydra would ask for a + before each."""
-    return [f"++{override}" if override.startswith("tags.") else override for override in overrides]
+    """Tags and parts of a search's settings have no fixed names: Hydra would ask for a + before each."""
+    return [f"++{override}" if override.startswith(_FREE_KEYS) else override for override in overrides]
+
+
+def as_typed(override: str) -> str:
+    """Without the ++ that `with_free_tags` put before it."""
+    typed = override.removeprefix("++")
+    return typed if typed.startswith(_FREE_KEYS) else override
 
 
 def plain_values(config: DictConfig) -> dict[str, Any]:
@@ -101,6 +121,10 @@ def explained(error: Exception) -> ConfigError:
         remedy = "Quote a value with special characters: key='VALUE'."
         return ConfigError(problem("overrides as key=value", got, remedy))
     text = str(error).strip()
+    if (refused := refused_setting(text)) is not None:
+        return refused
+    if found := _COMPOSING.search(text):
+        return _wrong_in_file(*found.groups())
     for pattern, explain in ((_AMBIGUOUS, _several), (_THERE_ALREADY, _there_already), (_KEY, unknown_key)):
         if found := pattern.search(text):
             return explain(next(group for group in found.groups() if group))
@@ -113,6 +137,14 @@ def explained(error: Exception) -> ConfigError:
     return ConfigError(
         problem("a config that composes", first, remedy, where=key or None), [key] if key else []
     )
+
+
+def _wrong_in_file(file: str, kind: str, reason: str, key: str | None) -> ConfigError:
+    """A key or a value of a file that the schema of Hydra's own keys does not know."""
+    if kind == "ConfigKeyError" and key:
+        return ConfigError(f"{file}.yaml: {unknown_key(key)}", [key])
+    where = f"{file}.yaml, {key}" if key else f"{file}.yaml"
+    return ConfigError(problem("a config that composes", reason, "Correct the file.", where=where))
 
 
 def _broken_yaml(error: yaml.YAMLError) -> ConfigError:
@@ -148,17 +180,26 @@ def _unknown_option(error: MissingConfigException) -> ConfigError:
 
 
 def _options(group: str) -> list[str]:
-    return [path.stem for path in Path(conf_dir(), group).glob("*.yaml")]
+    folder = data_dir("sweeps") if group == SWEEP_GROUP else Path(conf_dir(), group)
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def config_groups() -> dict[str, list[str]]:
+    """The groups of `conf/`, and `sweeps/` as the group `sweep`, with their options."""
+    groups = [path.name for path in Path(conf_dir()).iterdir() if path.is_dir()]
+    return {group: _options(group) for group in (*groups, SWEEP_GROUP)}
 
 
 def unknown_key(key: str) -> ConfigError:
     """No such key here: the nearest one there is."""
     key = _bare(key)
+    if key.startswith(SWEEPER):
+        return unknown_setting(key)
     if key.startswith("hydra."):
         return ConfigError(
             f"unknown key '{key}'. Hydra's own keys: python -m bit_axon.run --cfg hydra", [key]
         )
-    if Path(conf_dir(), key).is_dir():
+    if key in config_groups():
         got, remedy = (
             f"{key} without the +",
             f"Nothing is chosen of it by default. {nearest('', _options(key))}",

@@ -51,6 +51,7 @@ def run_experiment(
     *,
     config_values: Mapping[str, Any],
     stop_requested: Callable[[], bool] = lambda: False,
+    pruned: Callable[[], bool] = lambda: False,
     resume: bool = False,
     started: float | None = None,
 ) -> dict[str, Any]:
@@ -63,6 +64,7 @@ def run_experiment(
         reporter: is told what happens.
         config_values: the resolved config, every key, for config.yaml.
         stop_requested: asked between micro-batches.
+        pruned: asked between updates; true = the run is not worth going on with.
         resume: continue from the newest checkpoint.
         started: `time.perf_counter()` when the run began; the set-up time counts from there.
 
@@ -81,7 +83,7 @@ def run_experiment(
         stop_requested=stop_requested,
         resumed=resume,
     ) as thermal:
-        run = _begin(prepared, directory, reporter, resume, started, thermal, stop_requested)
+        run = _begin(prepared, directory, reporter, resume, started, thermal, stop_requested, pruned)
         return _run_within_memory(run)
 
 
@@ -105,6 +107,7 @@ def _begin(
     started: float,
     thermal: ThermalSession,
     stop_requested: Callable[[], bool],
+    pruned: Callable[[], bool],
 ) -> RunInProgress:
     """Restores the newest checkpoint, if there is one, before anything is traced."""
     options = prepared.config.training
@@ -138,6 +141,7 @@ def _begin(
         thermal,
         stop_requested,
         state.paused_seconds,
+        pruned,
     )
 
 
@@ -227,6 +231,7 @@ def _parts(run: RunInProgress) -> LoopParts:
         save=save,
         gate=run.thermal.gate,
         stop_requested=run.stop_requested,
+        pruned=run.pruned,
     )
 
 

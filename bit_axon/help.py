@@ -1,13 +1,12 @@
 """`--help`, without the search over all of Hydra's own groups that takes Hydra's help a second."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from string import Template
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 
-from bit_axon.composition import conf_dir, register_resolvers
+from bit_axon.composition import conf_dir, config_groups, register_resolvers
 
 _FLAGS = ("--help", "-h")
 
@@ -27,14 +26,9 @@ def show_help(arguments: Sequence[str]) -> None:
     template = Template(config.hydra.help.template)
     with open_dict(config):
         del config["hydra"]
-    print(
-        template.safe_substitute(
-            APP_CONFIG_GROUPS=_groups(Path(conf_dir())), CONFIG=OmegaConf.to_yaml(config)
-        )
-    )
+    print(template.safe_substitute(APP_CONFIG_GROUPS=_groups(), CONFIG=OmegaConf.to_yaml(config)))
 
 
-def _groups(folder: Path) -> str:
-    groups = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "hydra")
-    lines = (f"{group.name}: {', '.join(sorted(p.stem for p in group.glob('*.yaml')))}" for group in groups)
-    return "\n".join(lines)
+def _groups() -> str:
+    groups = sorted(item for item in config_groups().items() if item[0] != "hydra")
+    return "\n".join(f"{group}: {', '.join(options)}" for group, options in groups)

@@ -1,10 +1,11 @@
 """Starts a composed run: checks it, prepares it, and runs it with console and tracking attached."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bit_axon.cli.console import ConsoleObserver
 from bit_axon.data.sources import changed_source
@@ -21,12 +22,20 @@ from bit_axon.tracking.writer import TrackingWriter
 from bit_axon.training.records import EvaluationRecord, StepRecord
 from bit_axon.validation import check
 
+if TYPE_CHECKING:
+    from bit_axon.sweep.job import TrialJob
+
+
+MIRRORED_BY_SWEEPER = "BIT_AXON_MIRRORED_BY_SWEEPER"  # set for the trials of a sweep
+
 
 class RunReporter:
     """Console and MLflow, fed from one stream of records."""
 
-    def __init__(self, console: ConsoleObserver, tracking: TrackingWriter | None):
-        self._console, self._tracking = console, tracking
+    def __init__(
+        self, console: ConsoleObserver, tracking: TrackingWriter | None, trial: "TrialJob | None" = None
+    ):
+        self._console, self._tracking, self._trial = console, tracking, trial
 
     def on_start(self, header: Mapping[str, Any]) -> None:
         """Shows what is trained and starts the mirror."""
@@ -37,12 +46,16 @@ class RunReporter:
     def on_step(self, record: StepRecord) -> None:
         """Progress, and a nudge to the mirror."""
         self._console.on_step(record)
+        if self._trial is not None:
+            self._trial.on_step(record)
         if self._tracking is not None:
             self._tracking.notify()
 
     def on_evaluation(self, record: EvaluationRecord) -> None:
-        """A line for the evaluation."""
+        """A line for the evaluation, and the study's say in it."""
         self._console.on_evaluation(record)
+        if self._trial is not None:
+            self._trial.on_evaluation(record)
 
     def on_message(self, text: str) -> None:
         """A plain line."""
@@ -79,12 +92,41 @@ def execute(
     """
     started = time.perf_counter()
     config = check(RunConfig, values)
+    with _as_trial(config) as trial:
+        result = _execute(config, values, run_dir, command, trial, on_ready, resume, started)
+        if trial is not None:
+            trial.on_result(result)
+        return result
+
+
+def _as_trial(config: RunConfig) -> "AbstractContextManager[TrialJob | None]":
+    """The run as a trial of a study; Optuna is imported only for one that is."""
+    if config.trial is None:
+        return nullcontext()
+    from bit_axon.sweep.job import trial_job
+
+    return trial_job(config.trial)
+
+
+def _execute(
+    config: RunConfig,
+    values: Mapping[str, Any],
+    run_dir: Path,
+    command: Command,
+    trial: "TrialJob | None",
+    on_ready: Callable[[], None],
+    resume: bool,
+    started: float,
+) -> dict[str, Any]:
     if config.tracking.enabled:
         absolute_uri(config.tracking.uri)  # a wrong one is told before a model is loaded
     directory = RunDirectory(run_dir)
     if not resume:
         directory.refuse_if_used()
     prepared = prepare(config)
+    if trial is not None:
+        pause_temp, max_steps = prepared.thermal.thresholds.pause, prepared.limits.max_steps
+        trial.on_prepared(run_dir / TRACE_FILE, pause_temp, max_steps)
     if resume:
         _refuse_other_inputs(prepared, directory.read_repro())
     with ConsoleObserver(eval_every=config.training.eval_every) as console:
@@ -96,9 +138,10 @@ def execute(
                     prepared,
                     directory,
                     command,
-                    RunReporter(console, tracking),
+                    RunReporter(console, tracking, trial),
                     config_values=values,
                     stop_requested=stop,
+                    pruned=trial.is_pruned if trial is not None else lambda: False,
                     resume=resume,
                     started=started,
                 )
@@ -137,4 +180,10 @@ def _tracking(config: RunConfig, run_dir: Path, console: ConsoleObserver) -> Tra
     options = config.tracking
     if not options.enabled:
         return None
-    return TrackingWriter(run_dir, options.uri, options.experiment, say=console.on_message)
+    return TrackingWriter(
+        run_dir,
+        options.uri,
+        options.experiment,
+        say=console.on_message,
+        leaves_short_runs=MIRRORED_BY_SWEEPER in os.environ,
+    )

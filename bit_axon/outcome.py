@@ -17,6 +17,7 @@ STATES: Mapping[StopReason, str] = {
     "max_steps": "finished",
     "early_stop": "finished",
     "time_limit": "stopped",
+    "pruned": "pruned",
     "thermal": "stopped",
     "interrupt": "interrupted",
 }

@@ -28,7 +28,7 @@ from bit_axon.provenance import Command, git_state, versions
 from bit_axon.run_directory import ADAPTERS, RunDirectory
 from bit_axon.tokenizer import QwenTokenizerWrapper
 
-_UNCOMPARED = ("resume", "name")
+_UNCOMPARED = ("resume", "name", "trial")
 
 
 def reproduce(run_dir: Path, check: bool, overrides: Sequence[str]) -> int:
@@ -64,7 +64,7 @@ def reproduce(run_dir: Path, check: bool, overrides: Sequence[str]) -> int:
         return 1
     folder = outputs_dir() / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}-repeat-of-{run_dir.resolve().name}"
     command = Command(tuple(sys.argv), repro["choices"], (*repro["overrides"], *overrides))
-    repeated = execute(values, folder, command)
+    repeated = execute({**values, "trial": None}, folder, command)  # its study has its answer
     code = exit_code(repeated)
     if not check or code:
         return code

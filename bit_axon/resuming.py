@@ -69,7 +69,7 @@ def _refuse_edited(run_dir: Path, saved: Mapping[str, Any], repro: Mapping[str, 
 def _with_free_changes(
     saved: Mapping[str, Any], choices: Mapping[str, str], overrides: Sequence[str], run_dir: Path
 ) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(json.dumps(saved))
+    values: dict[str, Any] = {**json.loads(json.dumps(saved)), "trial": None}  # its study has its answer
     differing: list[str] = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key, given = override.key_or_group, _given(override)

@@ -42,6 +42,7 @@ class RunInProgress:
     thermal: ThermalSession
     stop_requested: Callable[[], bool]
     paused_before: float  # seconds, in earlier sessions
+    pruned: Callable[[], bool]
 
     def between(self, phase: Phase, share: float) -> None:
         """Called before each piece of evaluation and generation.

@@ -176,6 +176,15 @@ class TrackingConfig:
 
 
 @options
+class TrialConfig:
+    """Which trial of which study this run is; filled in by the sweeper, no part of the experiment."""
+
+    study: Annotated[str, MinLen(1)]
+    number: Count
+    sweep_dir: Annotated[str, MinLen(1)]
+
+
+@options
 class RunConfig:
     """One run. `method` is checked against the dataclass of the method it names."""
 
@@ -184,6 +193,7 @@ class RunConfig:
     name: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
     resume: str | None = None
+    trial: TrialConfig | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     data: DataConfig = field(default_factory=DataConfig)

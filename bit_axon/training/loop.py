@@ -22,7 +22,7 @@ from bit_axon.training.stepper import Stepper, StepResult
 from bit_axon.training.work import StepWork
 
 StopReason = Literal[
-    "max_steps", "time_limit", "early_stop", "interrupt", "thermal", "non_finite_loss", "storage"
+    "max_steps", "time_limit", "early_stop", "pruned", "interrupt", "thermal", "non_finite_loss", "storage"
 ]
 
 
@@ -52,6 +52,7 @@ class LoopParts:
     save: Callable[[LoopState], None] = lambda state: None
     gate: Gate = field(default_factory=NoGate)
     stop_requested: Callable[[], bool] = lambda: False
+    pruned: Callable[[], bool] = lambda: False  # asked after each update and evaluation
     clock: Callable[[], float] = time.perf_counter
 
 
@@ -117,6 +118,8 @@ class Loop:
             return "max_steps"
         if self.parts.stop_requested():
             return "interrupt"
+        if self.parts.pruned():
+            return "pruned"
         if limits.max_seconds is not None and self.parts.clock() - self._started >= limits.max_seconds:
             return "time_limit"
         patience = limits.early_stop_patience

@@ -1,0 +1,1 @@
+"""Studies in a storage: made once, counted exactly, shared by workers, the dead found."""
