@@ -17,7 +17,7 @@ MAX_TAG_CHARACTERS = 8000
 _MAX_DIGEST_CHARACTERS = 36
 _MAX_NAME_CHARACTERS = 500
 # Not part of the experiment: where it is mirrored, how it was labelled, what it continued.
-_NOT_PARAMS = ("tags", "tracking", "resume")
+_NOT_PARAMS = ("tags", "tracking", "resume", "trial")
 _STAMPED = re.compile(r"(?P<stamp>\d{8}-\d{6})-\d+-(?P<name>.+)")
 _LIMITS = "thermal/thresholds/"  # settings, in result.json for the figure's sake
 _STATUS_OF_STATE = {
@@ -90,10 +90,10 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def run_name(run_dir: Path) -> str:
     """The directory's name with its stamp behind, since MLflow's table shows the beginning of a name.
 
-    A numbered job of a sweep is told apart by the sweep's name.
+    A numbered job of a sweep has the name of the sweep behind its number, for the same reason.
     """
     if run_dir.name.isdigit():
-        return f"{run_dir.parent.name}-{run_dir.name}"
+        return f"{run_dir.name} {run_dir.parent.name}"
     stamped = _STAMPED.fullmatch(run_dir.name)
     return f"{stamped['name']} {stamped['stamp']}" if stamped else run_dir.name
 
@@ -136,6 +136,7 @@ def start_tags(facts: RunFacts) -> dict[str, str]:
     """Tags that hold from the first moment of the run."""
     git = _mapping(facts.repro.get("git"))
     nodes = {key: _mapping(facts.config.get(key)) for key in ("adapter", "method")}
+    trial = _mapping(facts.config.get("trial"))
     found: dict[str, Any] = {
         **{metric_name(str(key)): value for key, value in _mapping(facts.config.get("tags")).items()},
         "mlflow.runName": run_name(facts.run_dir),
@@ -149,6 +150,8 @@ def start_tags(facts: RunFacts) -> dict[str, str]:
         "bit_axon.model": _mapping(facts.config.get("model")).get("path"),
         **_thermal_tags(facts.repro),
         **{f"bit_axon.{key}": node.get("name") for key, node in nodes.items()},
+        "bit_axon.study": trial.get("study"),
+        "bit_axon.trial": trial.get("number"),
     }
     return {key: _text(value)[:MAX_TAG_CHARACTERS] for key, value in found.items() if value is not None}
 

@@ -1,10 +1,11 @@
 """Where the MLflow store is: URIs, made absolute, and safe to print."""
 
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from bit_axon.errors import ConfigError, problem
 from bit_axon.files import outputs_dir
+from bit_axon.tracking.redaction import redacted as redacted
+from bit_axon.tracking.redaction import without_address
 
 _SQLITE = "sqlite:///"
 _REASON_CHARACTERS = 200
@@ -52,14 +53,6 @@ def artifact_root(uri: str) -> str | None:
     return (folder / "mlartifacts").resolve().as_uri()
 
 
-def redacted(uri: str) -> str:
-    """The URI without user name and password."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rsplit("@", 1)[1]))
-
-
 def plain_reason(error: BaseException, uri: str) -> str:
     """Why a call to the store failed, in one line a person understands."""
     text = str(error)
@@ -69,5 +62,5 @@ def plain_reason(error: BaseException, uri: str) -> str:
         return f"{place} is locked by another program"
     if "max retries exceeded" in lowered or "timed out" in lowered or "connection" in lowered:
         return f"no MLflow server answers at {place}"
-    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    first = without_address(text, uri).strip().splitlines()[0] if text.strip() else type(error).__name__
     return f"{place}: {first[:_REASON_CHARACTERS]}"

@@ -15,6 +15,8 @@ from bit_axon.tracking.mlflow_api import (
     Param,
     RunTag,
 )
+from bit_axon.tracking.parent import parent_of
+from bit_axon.tracking.parent_mirror import PARENT_TAG, parent_run_id
 from bit_axon.tracking.points import METRICS_FILE, READ_BYTES, Point, read_piece, tail_digest
 from bit_axon.tracking.state import MirrorState, load_state, save_state
 from bit_axon.tracking.store import Store
@@ -70,6 +72,7 @@ class Mirror:
             self._create_run()
         else:
             self._adopt(run)
+            self._nest(run)
         self._check_offset()
         self._describe()
 
@@ -134,11 +137,22 @@ class Mirror:
         run = self._client.create_run(
             self._store.experiment_id,
             start_time=self._first_time_ms(),
-            tags={_RUN_UID_TAG: fresh.run_uid, _STATE_TAG: "running"},
+            tags={_RUN_UID_TAG: fresh.run_uid, _STATE_TAG: "running", **self._parent_tag()},
             run_name=run_facts.run_name(self._run_dir.resolve()),
         )
         self._state = fresh
         self._adopt(run)
+
+    def _parent_tag(self) -> dict[str, str]:
+        """Puts the run under the one of its study or grid, when it has one."""
+        parent = parent_of(self._run_dir)
+        return {} if parent is None else {PARENT_TAG: parent_run_id(self._store, parent)}
+
+    def _nest(self, run: Any) -> None:
+        """A run that was mirrored before its folder belonged to a sweep."""
+        if PARENT_TAG not in run.data.tags:
+            for key, parent_id in self._parent_tag().items():
+                self._client.set_tag(self._run_id, key, parent_id)
 
     def _adopt(self, run: Any) -> None:
         self._run_id = str(run.info.run_id)

@@ -13,7 +13,7 @@ from bit_axon.tracking.points import METRICS_FILE
 from bit_axon.tracking.state import saved_state
 from bit_axon.tracking.store import open_store
 
-_DEFAULT_EXPERIMENT = "bit_axon"
+DEFAULT_EXPERIMENT = "bit_axon"
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,12 @@ class SyncReport:
     broken_lines: int
 
 
-def sync_run(run_dir: Path, uri: str | None = None, *, wait_seconds: float = 1.0) -> SyncReport:
+def sync_run(
+    run_dir: Path, uri: str | None = None, *, experiment: str | None = None, wait_seconds: float = 1.0
+) -> SyncReport:
     """Mirrors all of a run that has ended; harmless when everything is there already.
 
-    `uri` None means the store the run was mirrored to before, else the one of its config.
+    `uri` and `experiment` None mean those the run was mirrored to before, else those of its config.
     `wait_seconds` is how long another process may hold the run before it counts as going on.
 
     Raises:
@@ -46,7 +48,7 @@ def sync_run(run_dir: Path, uri: str | None = None, *, wait_seconds: float = 1.0
                 "Name a folder below outputs/runs.",
             )
         )
-    target, experiment = _target(run_dir, uri)
+    target, experiment = _target(run_dir, uri, experiment)
     with mirroring(run_dir, wait_seconds):
         try:
             store = open_store(target, experiment)
@@ -60,11 +62,11 @@ def sync_run(run_dir: Path, uri: str | None = None, *, wait_seconds: float = 1.0
     return SyncReport(run_dir, target, experiment, mirror.run_id, mirror.sent_points, mirror.broken_lines)
 
 
-def _target(run_dir: Path, uri: str | None) -> tuple[str, str]:
+def _target(run_dir: Path, uri: str | None, experiment: str | None) -> tuple[str, str]:
     saved = saved_state(run_dir)
     tracking = read_facts(run_dir).config.get("tracking") or {}
     chosen = uri or saved.get("uri") or tracking.get("uri")
-    experiment = saved.get("experiment") or tracking.get("experiment") or _DEFAULT_EXPERIMENT
+    experiment = experiment or saved.get("experiment") or tracking.get("experiment") or DEFAULT_EXPERIMENT
     return absolute_uri(chosen), str(experiment)
 
 

@@ -15,7 +15,7 @@ from bit_axon.files import write_atomic
 from bit_axon.profiling.timeline import build_timeline
 from bit_axon.profiling.trace import TRACE_FILE, read_trace
 from bit_axon.tracking import thermal_panels as panels
-from bit_axon.tracking.drawing import BLUE, GREEN, GREY, ORANGE, RED, png, quieten, tidy
+from bit_axon.tracking.drawing import GREY, png, quieten, run_style, tidy
 from bit_axon.tracking.facts import RunFacts, read_facts, run_name
 from bit_axon.tracking.thermal_series import (
     Trace,
@@ -28,8 +28,6 @@ from bit_axon.tracking.thermal_series import (
 )
 
 THERMAL_FIGURE = "thermal.png"
-_COLORS = (BLUE, ORANGE, GREEN, RED, "#7d5ba6", "#8a6d3b", "#d477a8", "#2a9d9d")
-_STYLES = ("-", "--", ":", "-.")
 _LEGEND_CHARACTERS = 110  # across the figure
 _SHORTEST_MINUTES = 3.0  # a shorter trace is shown in seconds
 _TICK_SECONDS, _MOST_TICKS = (1, 2, 5, 10, 20), 9
@@ -84,7 +82,7 @@ def overlay_figure(run_dirs: Sequence[Path]) -> Figure:
     figure, axes = _stacked(2)
     for axis in axes:
         tidy(axis)
-    ranges = [_draw_over(axes, trace, _style(number)) for number, trace in enumerate(shown)]
+    ranges = [_draw_over(axes, trace, run_style(number)) for number, trace in enumerate(shown)]
     common = shown[0].thresholds if all(t.thresholds == shown[0].thresholds for t in shown) else {}
     lowest, highest = min(low for low, _ in ranges), max(high for _, high in ranges)
     panels.limit_temperature(axes[0], lowest, highest, common)
@@ -93,14 +91,6 @@ def overlay_figure(run_dirs: Sequence[Path]) -> Figure:
     panels.limit_speed(axes[2])
     _finish(figure, axes, shown)
     return figure
-
-
-def _style(number: int) -> dict[str, Any]:
-    """A colour, and another dash once all colours are taken."""
-    return {
-        "color": _COLORS[number % len(_COLORS)],
-        "linestyle": _STYLES[number // len(_COLORS) % len(_STYLES)],
-    }
 
 
 def _draw_over(axes: Sequence[Axes], trace: Trace, style: Mapping[str, Any]) -> tuple[float, float]:

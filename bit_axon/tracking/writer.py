@@ -38,6 +38,9 @@ class TrackingWriter:
     MLflow is imported in the thread, `start_delay_seconds` after the start or at the end: importing it
     takes two seconds of a core, which a short run would feel and a long one does not. Errors are said
     once and tried again later; none reaches the caller. `say` is called from the thread.
+
+    With `leaves_short_runs` a run that ends before MLflow was needed is left to whoever started it: a
+    sweep imports MLflow once, not once per trial.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class TrackingWriter:
         say: Callable[[str], None] = print_to_stderr,
         flush_seconds: float = 1.0,
         start_delay_seconds: float = 60.0,
+        leaves_short_runs: bool = False,
     ) -> None:
         self._run_dir = run_dir
         self._uri = absolute_uri(uri)
@@ -56,6 +60,7 @@ class TrackingWriter:
         self._say = say
         self._flush_seconds = flush_seconds
         self._start_delay_seconds = start_delay_seconds
+        self._leaves_short_runs = leaves_short_runs
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._abandoned = threading.Event()
@@ -98,6 +103,9 @@ class TrackingWriter:
 
     def _work(self) -> None:
         self._closing.wait(self._start_delay_seconds)
+        if self._closing.is_set() and self._leaves_short_runs:
+            self._complete = True
+            return
         with ExitStack() as held:
             while not self._closing.is_set():
                 self._wake.clear()
