@@ -33,7 +33,15 @@ def call_main(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["track", "--help"], ["reproduce", "--help"], ["--version"]]
+    "arguments",
+    [
+        ["--help"],
+        ["track", "--help"],
+        ["reproduce", "--help"],
+        ["compare", "--help"],
+        ["sweep", "show", "--help"],
+        ["--version"],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
@@ -65,7 +73,7 @@ def _timed(command: list[str]) -> float:
 
 def test_every_command_is_listed() -> None:
     shown = CliRunner().invoke(app, ["--help"]).stdout
-    for command in ("run", "reproduce", "ui", "track"):
+    for command in ("run", "reproduce", "compare", "ui", "track", "sweep", "thermal"):
         assert f"  {command} " in shown
 
 

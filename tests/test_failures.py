@@ -92,6 +92,7 @@ def test_the_disk_fills_up(
     assert json.loads((folder / "result.json").read_text())["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_the_disk_is_too_full_for_a_line_of_metrics(
     mounted: Callable[..., Path], run: Runner, small_run: list[str]
 ) -> None:

@@ -89,6 +89,8 @@ def test_an_installed_package_composes_from_an_empty_folder(installed: Path, tmp
     assert Path(found).is_relative_to(installed)
     shown = call([sys.executable, "-m", "bit_axon.run", "--cfg", "job"], tmp_path, **variables).stdout
     assert "path: embedded:nano" in shown
+    search = [sys.executable, "-m", "bit_axon.run", "--cfg", "hydra", "sweep=learning_rate"]
+    assert "hydra_plugins.bit_axon_sweeps.BitAxonSweeper" in call(search, tmp_path, **variables).stdout
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""README.md and docs/thermal.md are true: examples run, tables are the config's, rows are read.
+"""README.md, docs/thermal.md and docs/sweeps.md are true: examples run, tables and rows are right.
 
 A comment before a block says how the test shortens it; a reader of the page does not see it:
 
@@ -37,7 +37,7 @@ from bit_axon.validation import check
 
 PAGES = {
     name: (ROOT / path).read_text(encoding="utf-8")
-    for name, path in (("README", "README.md"), ("thermal", "docs/thermal.md"))
+    for name, path in (("README", "README.md"), ("thermal", "docs/thermal.md"), ("sweeps", "docs/sweeps.md"))
 }
 CONF = ROOT / "conf"
 DIRECTIVE = re.compile(r"<!-- test: (\w+) ?(.*?) -->")
@@ -132,7 +132,14 @@ def test_examples_run(section: str, tmp_path: Path) -> None:
     for block in runnable()[section]:
         run_block(block, tmp_path)
     runs = [*tmp_path.glob("outputs/runs/*/result.json"), *tmp_path.glob("outputs/sweeps/*/*/result.json")]
-    counts = {"4. A grid": 4, "6. Repeat a run and compare": 2, "thermal: Runs over each other": 2}
+    counts = {
+        "4. A grid": 4,
+        "5. A search": 3,
+        "7. Repeat a run and compare": 2,
+        "thermal: Runs over each other": 2,
+        "sweeps: Start, resume, extend": 3,
+        "sweeps: What is searched": 4,
+    }
     none = ("Adding a part", "Python", "thermal: Python")
     assert len(runs) == (0 if section in none else counts.get(section, 1))
     assert {json.loads(path.read_text())["state"] for path in runs} <= {"finished"}
@@ -227,7 +234,7 @@ def test_the_demo_table_is_complete() -> None:
 def test_the_table_of_groups_names_every_option() -> None:
     shown = {re.sub("`", "", row[0]): set(re.findall(r"`(\w+)`", row[1])) for row in table("group")}
     real: dict[str, set[str]] = {}
-    for group, option in OPTIONS:
+    for group, option in [*OPTIONS, *(("sweep", path.stem) for path in (ROOT / "sweeps").glob("*.yaml"))]:
         real.setdefault(group, set()).add(option)
     assert shown == real
 

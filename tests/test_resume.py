@@ -61,7 +61,7 @@ def kill_and_resume(
     assert adapter(folder) == expected
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 5))])
 def test_killed_at_a_random_moment(
     number: int, small_run: list[str], outputs: Path, tmp_path: Path, run: Runner, uninterrupted: bytes
 ) -> None:

@@ -110,7 +110,7 @@ def test_tags_name_the_run_its_code_and_its_end(tmp_path: Path) -> None:
 
 
 def test_a_job_of_a_sweep_is_named_with_its_sweep() -> None:
-    assert run_name(Path("outputs/sweeps/ranks/7")) == "ranks-7"
+    assert run_name(Path("outputs/sweeps/ranks/7")) == "7 ranks"
 
 
 def test_datasets_carry_digest_kind_and_rows(tmp_path: Path) -> None:
@@ -214,4 +214,4 @@ def test_status_tells_what_is_left_to_send(tmp_path: Path, monkeypatch: pytest.M
 def test_names_of_runs_begin_with_what_was_run() -> None:
     assert run_name(Path("runs/20261121-150308-630703-nano-lora-orpo")) == "nano-lora-orpo 20261121-150308"
     assert run_name(Path("runs/evening")) == "evening"
-    assert run_name(Path("sweeps/20261121-140942-400707/3")) == "20261121-140942-400707-3"
+    assert run_name(Path("sweeps/20261121-140942-400707/3")) == "3 20261121-140942-400707"

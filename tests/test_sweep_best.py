@@ -1,0 +1,201 @@
+"""The best trial again: as a command, as a file, as a run, with the config files that its search used."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from conftest import Runner
+from hydra import compose, initialize_config_dir
+from optuna.distributions import CategoricalDistribution
+from sweep_cases import make_grid, make_study, rewrite_config
+from sweep_run_cases import NAME, RATE, Search, make_search
+from typer.testing import CliRunner, Result
+
+from bit_axon.cli.main import app
+from bit_axon.cli.sweep_best import Request, best_of_sweep
+from bit_axon.cli.terminal import run_console
+from bit_axon.composition import conf_dir, plain_values, register_resolvers
+from bit_axon.errors import ConfigError, RunDirectoryError
+from bit_axon.sweep.reporting.best_config import config_flags, trial_overrides
+from bit_axon.sweep.reporting.finding import find_sweep
+from bit_axon.sweep.reporting.report import Row
+
+OWN_KEYS = ("name", "tags", "trial", "tracking", "resume")  # of each run its own
+
+
+def experiment(run_dir: Path) -> dict[str, Any]:
+    """The config of a run, without what is its own."""
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    return {key: value for key, value in config.items() if key not in OWN_KEYS}
+
+
+def again(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["sweep", "best", NAME, *arguments])
+
+
+def run_of_best(search: Search) -> Path:
+    """The only run outside the sweep."""
+    (run_dir,) = (search.outputs / "runs").iterdir()
+    return run_dir
+
+
+@pytest.fixture
+def search(run: Runner, small_run: list[str], outputs: Path) -> Search:
+    return make_search(run, small_run, outputs)
+
+
+@pytest.mark.slow
+def test_a_search_of_the_users_own_is_repeated(search: Search) -> None:
+    try:
+        search.finish(search.start("hydra.sweeper.n_trials=1"))
+    finally:
+        search.end()
+    flag = f"--config-dir={search.outputs.parent / 'own'}"
+    shown = again()
+    assert f"sweep={NAME} " in shown.output and shown.output.split()[-1] == flag
+    done = again("--run")
+    assert done.exit_code == 0, done.output
+    assert experiment(run_of_best(search)) == experiment(search.folder / "0")
+
+
+def test_a_folder_that_was_given_as_a_relative_path_is_found_from_anywhere(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--config-dir", "own", "-m"]
+    searched = search.run(
+        *flags, f"sweep={NAME}", *search.overrides, "hydra/launcher=basic", "hydra.sweeper.n_trials=1"
+    )
+    assert searched.code == 0, searched.err
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    done = again("--run")
+    assert done.exit_code == 0, done.output
+    assert experiment(run_of_best(search)) == experiment(search.folder / "0")
+
+
+@pytest.fixture
+def searched(search: Search) -> Search:
+    """A search of two trials that has ended."""
+    done = search.here()
+    assert done.code == 0, done.err
+    return search
+
+
+def test_a_folder_that_is_gone_is_told_before_anything_is_written(searched: Search) -> None:
+    own = searched.outputs.parent / "own"
+    shutil.move(own, own.with_name("moved"))
+    with pytest.raises(RunDirectoryError, match=f"got {own}, which is not there"):
+        best_of_sweep(NAME, Request(run=True), run_console(width=140))
+    assert not (searched.folder / "experiment").exists()
+    done = again("--run", "--config-dir", str(own.with_name("moved")))
+    assert done.exit_code == 0, done.output
+
+
+def test_another_trial_leaves_the_best_ones_file_alone(searched: Search) -> None:
+    best = find_sweep(NAME).report().best[0].number
+    assert again("--run").exit_code == 0
+    file = searched.folder / "experiment" / "best.yaml"
+    kept = file.read_text()
+    done = again("--trial", str(1 - best), "--run", "training.max_steps=2")
+    assert done.exit_code == 0, done.output
+    assert file.read_text() == kept and f"# Trial {best} of" in kept
+    other = file.with_name(f"trial-{1 - best}.yaml").read_text()
+    assert yaml.safe_load(other)["training"] == experiment(searched.folder / str(1 - best))["training"]
+    first, second = sorted(path.name for path in (searched.outputs / "runs").iterdir())
+    assert first.endswith(f"-best-of-{NAME}") and second.endswith(f"-trial-{1 - best}-of-{NAME}")
+
+
+def test_the_best_one_by_its_number_is_the_best_one(searched: Search) -> None:
+    best = find_sweep(NAME).report().best[0].number
+    assert again("--trial", str(best), "--run").exit_code == 0
+    assert [path.name for path in (searched.folder / "experiment").iterdir()] == ["best.yaml"]
+    assert run_of_best(searched).name.endswith(f"best-of-{NAME}")
+
+
+def test_the_written_file_needs_no_option_of_the_users_own(search: Search, tmp_path: Path) -> None:
+    option = tmp_path / "own" / "training" / "mine.yaml"
+    option.parent.mkdir()
+    option.write_text("defaults: [default]\nepochs: null\nweight_decay: 0.125\n")
+    done = search.here("training=mine", "hydra.sweeper.n_trials=1")
+    assert done.code == 0, done.err
+    place = tmp_path / "mine" / "experiment" / "best.yaml"
+    place.parent.mkdir(parents=True)
+    assert again("--write", str(place)).exit_code == 0
+    register_resolvers()
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        overrides = [f"hydra.searchpath=[file://{tmp_path / 'mine'}]", "+experiment=best", "name=x"]
+        found = plain_values(compose("config", overrides))
+    wanted = experiment(search.folder / "0")
+    assert wanted["training"]["weight_decay"] == 0.125
+    assert {key: value for key, value in found.items() if key not in OWN_KEYS} == wanted
+
+
+def hydra_file(run_dir: Path, argv: list[str], **settings: Any) -> Row:
+    """A trial whose run directory has what Hydra kept."""
+    (run_dir / ".hydra").mkdir(parents=True)
+    (run_dir / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump({"hydra": settings}))
+    (run_dir / "repro.json").write_text(json.dumps({"argv": argv}))
+    return Row(0, "complete", run_dir=run_dir)
+
+
+def source(provider: str, path: str) -> dict[str, str]:
+    return {"provider": provider, "schema": "file", "path": path}
+
+
+def test_flags_are_those_that_say_where_the_config_files_are(tmp_path: Path) -> None:
+    usual = [source("hydra", "hydra.conf"), source("main", "/old/place/conf")]
+    moved = hydra_file(
+        tmp_path / "0", ["-m"], runtime={"config_sources": usual}, job={"config_name": "config"}
+    )
+    assert config_flags(moved) == []  # bit_axon itself has moved
+    other = hydra_file(
+        tmp_path / "1",
+        ["--config-path=/a/conf"],
+        runtime={"config_sources": [*usual[:1], source("main", "/a/conf"), source("command-line", "/b")]},
+        job={"config_name": "mine"},
+        overrides={
+            "hydra": ["hydra.mode=MULTIRUN", "hydra.searchpath=[file:///c]", "hydra.sweeper.n_trials=3"]
+        },
+    )
+    assert config_flags(other) == [
+        "--config-name=mine", "--config-dir=/b", "--config-path=/a/conf", "hydra.searchpath=[file:///c]",
+    ]  # fmt: skip
+    assert config_flags(Row(0, "complete", run_dir=tmp_path / "gone")) == []
+
+
+def test_values_to_give_by_hand_are_spelled_as_overrides() -> None:
+    params = {"method": None, "a.b": True, "c": "x,y", RATE: 1e-05, "name": "dora"}
+    with pytest.raises(RunDirectoryError) as told:
+        trial_overrides(Row(3, "complete", params=params))
+    words = str(told.value).partition("by hand: ")[2]
+    assert words == f"""method=null a.b=true 'c='"'"'x,y'"'"'' {RATE}=1e-05 name=dora"""
+
+
+def test_a_name_with_a_quote_is_no_trouble(run: Runner, small_run: list[str], outputs: Path) -> None:
+    folder = outputs / "sweeps" / "one"
+    folder.mkdir(parents=True)
+    study = optuna.create_study(study_name="it's", storage=f"sqlite:///{folder}/study.db")
+    trial = study.ask({"seed": CategoricalDistribution([7])})
+    trial.set_user_attr("overrides", [*small_run, "seed=7"])
+    study.tell(trial, 0.5)
+    assert best_of_sweep("one", Request(run=True), run_console(width=140)) == 0
+    (run_dir,) = (outputs / "runs").iterdir()
+    assert run_dir.name.endswith("best-of-it-s")
+
+
+def test_a_trial_of_a_study_without_runs_has_no_flags(outputs: Path) -> None:
+    make_study(outputs / "sweeps" / "ranks", trials=3)
+    assert config_flags(find_sweep("ranks").report().best[0]) == []
+
+
+def test_jobs_that_cannot_be_compared_have_no_best(outputs: Path) -> None:
+    folder = make_grid(outputs / "sweeps" / "grid")
+    for number, method in ((0, "sft"), (1, "orpo")):
+        rewrite_config(folder / str(number), {"method.name": method}, None)
+    with pytest.raises(ConfigError, match="no figure in common"):
+        best_of_sweep("grid", Request(), run_console(width=120))
