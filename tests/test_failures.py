@@ -208,6 +208,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_the_second_ctrl_c_ends_the_run_at_once(
     small_run: list[str], outputs: Path, tmp_path: Path, run: Runner
 ) -> None:
@@ -230,6 +231,7 @@ def test_the_second_ctrl_c_ends_the_run_at_once(
     assert adapter(folder) == adapter(run(*arguments).run_dir)
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint(
     small_run: list[str], outputs: Path, tmp_path: Path, run: Runner
 ) -> None:

@@ -285,6 +285,7 @@ def test_a_process_that_cannot_start_is_a_failed_job(
     assert "no-python: No such file" in failed.ending.message
 
 
+@pytest.mark.slow
 def test_a_grid_ends_with_the_code_of_the_job_that_failed(
     small_run: list[str], outputs: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

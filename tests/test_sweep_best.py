@@ -62,6 +62,7 @@ def test_a_search_of_the_users_own_is_repeated(search: Search) -> None:
     assert experiment(run_of_best(search)) == experiment(search.folder / "0")
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_given_as_a_relative_path_is_found_from_anywhere(
     search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +118,7 @@ def test_the_best_one_by_its_number_is_the_best_one(searched: Search) -> None:
     assert run_of_best(searched).name.endswith(f"best-of-{NAME}")
 
 
+@pytest.mark.slow
 def test_the_written_file_needs_no_option_of_the_users_own(search: Search, tmp_path: Path) -> None:
     option = tmp_path / "own" / "training" / "mine.yaml"
     option.parent.mkdir()
@@ -176,6 +178,7 @@ def test_values_to_give_by_hand_are_spelled_as_overrides() -> None:
     assert words == f"""method=null a.b=true 'c='"'"'x,y'"'"'' {RATE}=1e-05 name=dora"""
 
 
+@pytest.mark.slow
 def test_a_name_with_a_quote_is_no_trouble(run: Runner, small_run: list[str], outputs: Path) -> None:
     folder = outputs / "sweeps" / "one"
     folder.mkdir(parents=True)

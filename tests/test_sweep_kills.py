@@ -75,6 +75,7 @@ def test_the_trial_of_a_killed_sweeper_ends_by_itself_and_is_not_repeated(worker
     assert workers.trials()[0].state is TrialState.COMPLETE
 
 
+@pytest.mark.slow
 def test_when_sweeper_and_trial_are_killed_the_trial_is_found_and_run_again(workers: Workers) -> None:
     sweeper = workers.start(N_TRIALS, **SLOW)
     child = workers.child(0)
@@ -132,7 +133,10 @@ def worker(storage: str, spec: dict[str, Any], n_trials: int) -> Trials:
     return Trials(study, storage, n_trials)
 
 
-@pytest.mark.parametrize("name", ["tpe", "grid", "brute_force", "qmc", "nsgaii"])
+SLOW_SAMPLERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("brute_force", "qmc", "nsgaii")]
+
+
+@pytest.mark.parametrize("name", ["tpe", "grid", *SLOW_SAMPLERS])
 def test_workers_that_are_killed_while_they_ask_cost_the_study_nothing(name: str, workers: Workers) -> None:
     storage, spec = workers.storage, {"name": name, "seed": 0}
     for params_drawn in (1, 0, 1):

@@ -131,6 +131,7 @@ def test_a_server_that_goes_away_costs_nothing_but_time(server: Server, url: str
     assert not any(PASSWORD in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_sweeper_waits_for_a_server_that_is_away(server: Server, url: str) -> None:
     trials = open_trials(url, 2)
     server.stop()

@@ -147,6 +147,7 @@ def test_a_trial_that_breaks_fails_alone(search: Search, tmp_path: Path) -> None
     assert f"{RATE} is fixed on the command line" in done.out
 
 
+@pytest.mark.slow
 def test_a_grid_sampler_ends_when_every_combination_was_run(search: Search) -> None:
     rates = [each for each in choices(1e-3, 2e-3) if "n_trials" not in each]
     done = search.here(*rates, "hydra.sweeper.n_trials=20")

@@ -31,11 +31,12 @@ from study_worker import SEED, STUDY, Address, curve, open_trials, settings, spa
 
 from bit_axon.errors import ConfigError, StorageError
 from bit_axon.stopping import StopRequest
+from bit_axon.sweep import sweeper
 from bit_axon.sweep.config.samplers import build_sampler
 from bit_axon.sweep.config.settings import read_settings
 from bit_axon.sweep.config.space import parse_space
 from bit_axon.sweep.reporting.finding import PARENT_UID
-from bit_axon.sweep.studies import lease, sweeper
+from bit_axon.sweep.studies import lease
 from bit_axon.sweep.studies.attach import attach, trial_of
 from bit_axon.sweep.studies.counting import MOST_UNCHARGED, tally
 from bit_axon.sweep.studies.locks import study_lock
@@ -583,6 +584,7 @@ def test_a_stop_is_heeded_while_another_process_has_the_lock(storage: str) -> No
         pass
 
 
+@pytest.mark.slow
 def test_a_stop_is_heeded_while_another_program_keeps_the_database(storage: str) -> None:
     stop = StopRequest()
     patience = Patience(storage, say=lambda line: None, stop=stop)

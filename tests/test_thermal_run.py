@@ -79,6 +79,7 @@ def test_split_batches_change_rounding_and_are_tagged(
     assert work and adapter(done) != b""
 
 
+@pytest.mark.slow
 def test_a_stop_loses_nothing_and_the_same_command_goes_on(
     run: Runner, small_run: list[str], cold: Outcome, tmp_path: Path
 ) -> None:

@@ -249,6 +249,7 @@ def test_the_parent_has_figures_and_results(published: PublishedStudy, tmp_path:
     assert results["trials"]["retried"] == 1
 
 
+@pytest.mark.slow
 def test_publishing_again_after_more_trials_doubles_nothing(tmp_path: Path, store: Store) -> None:
     folder = tmp_path / "ranks"
     study = make_study(folder, trials=3, wanted=5, with_runs=True)
@@ -301,6 +302,7 @@ def ended_grid(folder: Path, store: Store, state: State = "finished") -> str:
     return str(parent.info.run_id)
 
 
+@pytest.mark.slow
 def test_track_sync_takes_a_whole_sweep_into_another_store(tmp_path: Path, store: Store) -> None:
     """Runs and parent, though another store has all of them."""
     folder = tmp_path / "grid"
@@ -350,6 +352,7 @@ def mirrored(folder: Path, study: optuna.Study, store: Store, state: State) -> s
     return str(parent.info.run_id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("state", "expected"), [("finished", "FINISHED"), ("failed", "FAILED")])
 def test_a_study_that_ended_before_its_time_stays_as_it_ended(
     tmp_path: Path, store: Store, state: State, expected: str
@@ -421,6 +424,7 @@ def test_a_parent_that_was_deleted_by_hand_gets_its_runs_back(tmp_path: Path, st
     assert again != run_id and set(children(store, again)) == {"0", "1", "7"}
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_moved_has_the_same_runs(tmp_path: Path, store: Store) -> None:
     folder = tmp_path / "before"
     study = make_study(folder, trials=2, with_runs=True)
