@@ -184,7 +184,7 @@ def test_a_trial_out_of_time_while_it_trains(search: Search) -> None:
     """It is told to stop, and saves; that is no interruption that is to be repeated."""
     endless = ["training.max_steps=1000000", "training.eval_every=0", "training.warmup_steps=0"]
     minutes = "hydra.sweeper.trial_minutes=0.5"
-    search.finish(search.start(*endless, minutes, "hydra.sweeper.n_trials=1"))
+    search.finish(search.start(*endless, minutes, "hydra.sweeper.n_trials=1"), code=1)
     assert search.reasons() == ["timeout"]
     assert search.result(0)["state"] == "interrupted"
 

@@ -93,8 +93,9 @@ def refuse_runs_of_another(folder: Path, uid: str) -> None:
 
 def nothing_found(trials: Sequence[FrozenTrial], folder: Path) -> BitAxonError:
     """The error for a search of which every trial has failed."""
-    last = trials[-1].user_attrs.get(MESSAGE) or trials[-1].user_attrs.get(REASON)
-    got = f"{len(trials)} that failed; the last one: {last}"
+    last = trials[-1].user_attrs
+    why = ", ".join(str(last[name]) for name in (REASON, MESSAGE) if last.get(name))
+    got = f"{len(trials)} that failed; the last one: {why or 'no reason was told'}"
     remedy = (
         f"Look at {folder / str(trials[-1].number)}, and begin a new study: hydra.sweeper.study_name=NAME."
     )
