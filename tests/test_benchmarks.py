@@ -79,6 +79,7 @@ def test_sizes_are_what_they_are_called(name: str, millions: int) -> None:
     assert abs(folders.parameters_of(name) / 1e6 - millions) < 0.07 * millions
 
 
+@pytest.mark.slow
 def test_workers_take_turns_and_compute_the_same_loss(folder: Path, tmp_path: Path) -> None:
     """With nothing behind the end of the turn, and no padding, both train the same targets."""
     copy = without_last_newline(folder, tmp_path / "model")

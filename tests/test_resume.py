@@ -61,7 +61,7 @@ def kill_and_resume(
     assert adapter(folder) == expected
 
 
-@pytest.mark.parametrize("number", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 5))])
+@pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 5))])
 def test_killed_at_a_random_moment(
     number: int, small_run: list[str], outputs: Path, tmp_path: Path, run: Runner, uninterrupted: bytes
 ) -> None:
@@ -76,7 +76,7 @@ def test_killed_twenty_times(
         kill_and_resume(number, small_run, outputs, tmp_path, run, uninterrupted)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_in_a_checkpoint(
     number: int, small_run: list[str], outputs: Path, tmp_path: Path, run: Runner, uninterrupted: bytes
 ) -> None:

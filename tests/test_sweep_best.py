@@ -87,6 +87,7 @@ def searched(search: Search) -> Search:
     return search
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_gone_is_told_before_anything_is_written(searched: Search) -> None:
     own = searched.outputs.parent / "own"
     shutil.move(own, own.with_name("moved"))
@@ -111,6 +112,7 @@ def test_another_trial_leaves_the_best_ones_file_alone(searched: Search) -> None
     assert first.endswith(f"-best-of-{NAME}") and second.endswith(f"-trial-{1 - best}-of-{NAME}")
 
 
+@pytest.mark.slow
 def test_the_best_one_by_its_number_is_the_best_one(searched: Search) -> None:
     best = find_sweep(NAME).report().best[0].number
     assert again("--trial", str(best), "--run").exit_code == 0

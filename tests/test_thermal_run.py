@@ -152,6 +152,7 @@ def test_a_recorded_trace_drives_a_run(run: Runner, small_run: list[str]) -> Non
     assert trace(again)[1].temp_ctrl_c == pytest.approx(trace(first)[1].temp_ctrl_c, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_real_pause(small_run: list[str], outputs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "paused"
     command = [
