@@ -75,12 +75,12 @@ class Server:
     def url(self, database: str, password: str = PASSWORD) -> str:
         return f"postgresql+psycopg://{USER}:{password}@127.0.0.1:{self.port}/{database}"
 
-    def run_sql(self, statement: str) -> None:
-        """As administrator, in the database `postgres`."""
+    def run_sql(self, statement: str) -> int:
+        """As administrator, in the database `postgres`; the number of rows."""
         import psycopg
 
         with psycopg.connect(self.url("postgres").replace("+psycopg", ""), autocommit=True) as connection:
-            connection.execute(statement.encode())
+            return connection.execute(statement.encode()).rowcount
 
     def _run(self, name: str, *arguments: str) -> None:
         command = [str(program(name)), *arguments]

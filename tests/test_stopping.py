@@ -53,3 +53,19 @@ def test_a_process_ends_with_its_code_after_its_exit_handlers(at_once: dict[str,
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 3
     assert done.stdout.splitlines() == ["handled"] + ([] if at_once else ["taken apart"])
+
+
+def test_a_stop_that_was_asked_for_before_is_heeded_by_the_one_that_listens_now() -> None:
+    """A search was told to stop while its trial was still reading the model."""
+    code = (
+        "import os, signal\n"
+        "from bit_axon.stopping import StopRequest\n"
+        "with StopRequest().installed() as outer:\n"
+        "    with StopRequest().installed() as inner:\n"
+        "        print(inner())\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    with StopRequest().installed() as inner:\n"
+        "        print(inner())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True"], done.stderr

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from bit_axon.sweep.studies.attach import trial_of
 from bit_axon.sweep.studies.lease import identity, is_orphan, new_owner
 from bit_axon.sweep.studies.study import open_study
 from bit_axon.sweep.studies.trials import Trials
+from bit_axon.sweep.sweeper import Search
 from bit_axon.tracking.parent import declare_parent
 from bit_axon.training.records import EvaluationRecord
 
@@ -221,3 +223,20 @@ def test_a_folder_with_runs_of_another_search_is_refused(tmp_path: Path) -> None
     refuse_runs_of_another(tmp_path, parent.run_uid)
     with pytest.raises(RunDirectoryError, match="runs of another study, first"):
         refuse_runs_of_another(tmp_path, "b2")
+
+
+def test_failures_in_a_row_are_those_that_are_not_repeated(storage: str) -> None:
+    """A search whose every process crashes must end; one that is interrupted must not."""
+    trials = open_trials(storage, 4)
+    search: Any = SimpleNamespace(trials=trials)
+
+    def after(before: int, reason: str | None) -> int:
+        number = asked(trials).number
+        ended = trials.complete(number, [1.0]) if reason is None else trials.fail(number, reason)
+        return Search._failures(search, before, ended)
+
+    assert after(2, "killed") == 2  # it is to be run again
+    assert after(2, "killed") == 3  # that was its second time
+    assert after(3, "interrupted") == 3
+    assert after(3, "exception") == 4
+    assert after(4, None) == 0

@@ -98,10 +98,11 @@ def test_a_stop_is_heeded_while_another_worker_has_the_lock(url: str) -> None:
 
 def test_a_lock_whose_connection_is_cut_leaves_the_work_standing(server: Server, url: str) -> None:
     with study_lock(url):
-        server.run_sql(
+        cut = server.run_sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory%' "
             "AND pid <> pg_backend_pid()"
         )
+    assert cut == 1
     with study_lock(url, wait_seconds=30.0):
         pass
 

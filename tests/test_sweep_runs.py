@@ -300,7 +300,8 @@ def test_the_trial_of_a_killed_search_ends_by_itself(search: Search) -> None:
     sweeper.kill()
     search.finish(sweeper, code=-signal.SIGKILL)
     assert child.is_running()
-    search.finish(search.start(*LONG))
+    said = search.finish(search.start(*LONG))
+    assert "Waiting for trial 0 of a sweep that was killed" in said
     check_account(search, 2)
 
 

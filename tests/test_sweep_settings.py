@@ -7,8 +7,9 @@ import pytest
 
 from bit_axon.errors import ConfigError
 from bit_axon.outcome import result_of
+from bit_axon.sweep.config.fingerprint import differences
 from bit_axon.sweep.config.pruners import build_pruner
-from bit_axon.sweep.config.settings import FIGURES, SweepSettings, differences, read_settings
+from bit_axon.sweep.config.settings import FIGURES, SweepSettings, read_settings
 from bit_axon.sweep.config.space import parse_space
 from bit_axon.sweep.thermal.heat_pruner import HeatPruner
 

@@ -51,7 +51,7 @@ class TrialEnd:
 
 
 class Handle(Protocol):
-    """The study, as far as one trial sees it; `bit_axon.sweep.studies.attach.TrialHandle` is one."""
+    """The study, as far as one trial sees it; `bit_axon.sweep.studies.handle.TrialHandle` is one."""
 
     @property
     def objectives(self) -> Sequence[Mapping[str, str]]:

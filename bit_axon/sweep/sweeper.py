@@ -55,7 +55,6 @@ from bit_axon.validation import check
 
 _POLL_SECONDS: Final = 1.0  # while other workers have the last trials
 _LINE_SECONDS: Final = 60.0  # between two lines about that
-_WITH_RESULT: Final = ("interrupted", "timeout", "thermal_stop")  # endings of a run that wrote its result
 _NOT_FIXED: Final = ("name", "tags", "resume", "trial", "tracking", "thermal")  # no part of the search
 
 

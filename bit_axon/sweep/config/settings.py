@@ -10,7 +10,7 @@ from annotated_types import MinLen
 
 from bit_axon.errors import ConfigError, nearest, problem
 from bit_axon.schema import Count, Positive, PositiveInt, options
-from bit_axon.sweep.config.fingerprint import differences, fixed_values
+from bit_axon.sweep.config.fingerprint import fixed_values
 from bit_axon.sweep.config.named import pick
 from bit_axon.sweep.config.pruners import PRUNER_KEY, PRUNERS, build_pruner
 from bit_axon.sweep.config.samplers import SAMPLER_KEY, SAMPLERS
@@ -18,8 +18,6 @@ from bit_axon.sweep.config.space import Space
 from bit_axon.sweep.thermal.heat import HeatBudget, parse_budget
 from bit_axon.sweep.thermal.starts import CooldownOptions
 from bit_axon.validation import check
-
-__all__ = ["ReadSettings", "SweepSettings", "differences", "read_settings"]
 
 SWEEPER_KEY: Final = "hydra.sweeper"
 VERSION: Final = 1

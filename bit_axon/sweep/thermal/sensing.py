@@ -9,12 +9,12 @@ from typing import Any
 
 from bit_axon.errors import ConfigError, problem
 from bit_axon.profiling.clock import SystemClock
-from bit_axon.profiling.thermal import MonitorOptions, ThermalMonitor
+from bit_axon.profiling.thermal import ThermalMonitor
 from bit_axon.schema import ThermalConfig
 from bit_axon.sweep.thermal.baseline import last_base
 from bit_axon.sweep.thermal.cooldown import Cooldown
 from bit_axon.sweep.thermal.starts import COOLDOWN_KEY, CooldownOptions, Sensing
-from bit_axon.training.cooling.assembly import ThermalSetup, set_up
+from bit_axon.training.cooling.assembly import ThermalSetup, monitor_options, set_up
 from bit_axon.training.cooling.presence import presence
 
 _GIVEN = ("simulated", "replay")  # each trial begins such a machine anew
@@ -94,13 +94,7 @@ def other_run(lock: Path | None = None) -> int | None:
 
 def _monitor(setup: ThermalSetup) -> ThermalMonitor:
     config = setup.config
-    options = MonitorOptions(
-        control=config.control,
-        median_samples=config.median_samples,
-        filter_seconds=config.filter_seconds,
-        valid_temp=config.valid_temp,
-        stale_after_seconds=config.stale_after_seconds,
-    )
+    options = monitor_options(config)
     return ThermalMonitor(
         config.poll_interval, sources=setup.choice.sources, clock=setup.clock, options=options
     )

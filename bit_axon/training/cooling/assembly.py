@@ -226,13 +226,18 @@ def _monitor(setup: ThermalSetup, recorder: TraceRecorder, say: Callable[[str], 
         sources=setup.choice.sources,
         pressure=setup.choice.pressure,
         clock=setup.clock,
-        options=MonitorOptions(
-            control=config.control,
-            median_samples=config.median_samples,
-            filter_seconds=config.filter_seconds,
-            valid_temp=config.valid_temp,
-            stale_after_seconds=config.stale_after_seconds,
-        ),
+        options=monitor_options(config),
         on_reading=recorder.on_reading,
         on_event=on_event,
+    )
+
+
+def monitor_options(config: ThermalConfig) -> MonitorOptions:
+    """How a config wants its readings filtered."""
+    return MonitorOptions(
+        control=config.control,
+        median_samples=config.median_samples,
+        filter_seconds=config.filter_seconds,
+        valid_temp=config.valid_temp,
+        stale_after_seconds=config.stale_after_seconds,
     )
