@@ -8,14 +8,12 @@ import mlx.nn as nn
 
 from bit_axon.backend import mx
 from bit_axon.quantization.linear import (
-    AnyLinear,
     float_linear,
-    linear_dims,
     row_squared_norms,
     weight_product,
     weight_products,
 )
-from bit_axon.training.lowrank import adapted_weight, add_low_rank, fused_dtype, initial_factors
+from bit_axon.training.lowrank import LowRankLinear, adapted_weight, add_low_rank, fused_dtype
 
 # Rounding in ||V||^2 is about 1e-7 of its largest term; below that a row's length is noise.
 _RELATIVE_FLOOR = 1e-7
@@ -31,63 +29,20 @@ class _NormSource:
     squared_norms: mx.array
 
 
-class DoRALinear(nn.Module):
+class DoRALinear(LowRankLinear):
     """`m / ||V|| * (W x + scale * (dropout(x) A) B) + bias`, with `V = W + scale * (A B).T`.
 
     `||V||` is the length of each row of `V`. No gradient flows through it (section 4.3 of the paper).
     It comes from `||W||^2 + 2 s <B, W A> + s^2 (B (A^T A)) . B`, so neither `V` nor a float copy of a
-    quantized `W` is built; `||W||^2` is computed once.
-
-    Args:
-        input_dims: size of the input's last axis.
-        output_dims: size of the output's last axis.
-        r: rank of the update.
-        dropout: probability of dropping an input of the low-rank path, in training mode only.
-        scale: multiplies the update.
-        bias: whether the base layer has a bias; it is not scaled by the magnitude.
+    quantized `W` is built; `||W||^2` is computed once. The bias is not scaled by the magnitude.
 
     Attributes:
-        linear: the frozen base, `nn.Linear` or `nn.QuantizedLinear`.
-        lora_a: `A (input_dims, r)` float32, uniform in ±1/sqrt(input_dims).
-        lora_b: `B (r, output_dims)` float32, zeros.
         m: magnitude `(output_dims,)` float32, starts at the row lengths of `W`; trained too.
     """
 
-    def __init__(
-        self,
-        input_dims: int,
-        output_dims: int,
-        r: int = 8,
-        dropout: float = 0.0,
-        scale: float = 20.0,
-        bias: bool = False,
-    ):
-        super().__init__()
-        self._wrap(nn.Linear(input_dims, output_dims, bias=bias), r, dropout, scale, None)
-
-    @staticmethod
-    def from_base(
-        linear: AnyLinear, r: int = 8, dropout: float = 0.0, scale: float = 20.0, key: mx.array | None = None
-    ) -> "DoRALinear":
-        """Wraps an existing layer, which is frozen and otherwise left as it is.
-
-        Args:
-            key: random key of the initial `A`; None draws from MLX's global state.
-        """
-        layer = DoRALinear.__new__(DoRALinear)
-        nn.Module.__init__(layer)
-        layer._wrap(linear, r, dropout, scale, key)
-        return layer
-
-    def _wrap(self, linear: AnyLinear, r: int, dropout: float, scale: float, key: mx.array | None) -> None:
-        self.linear = linear
-        self.linear.freeze()
-        self.dropout = nn.Dropout(p=dropout)
-        self.scale = scale
-        self.lora_a, self.lora_b = initial_factors(*linear_dims(linear), r, key)
+    def _begin(self) -> None:
         self.measure_base()
         self.m = mx.sqrt(self._base_squared_norms)
-        self.train(linear.training)
 
     def measure_base(self) -> None:
         """Computes ||W||^2 of the base as it is now. `train()` and `eval()` do so after a replacement."""

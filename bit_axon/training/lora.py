@@ -3,10 +3,10 @@
 import mlx.nn as nn
 
 from bit_axon.backend import mx
-from bit_axon.quantization.linear import AnyLinear, float_linear, linear_dims, weight_product
+from bit_axon.quantization.linear import float_linear, weight_product
 from bit_axon.training.config import DEFAULT_LORA_TARGETS
 from bit_axon.training.dora import DoRALinear
-from bit_axon.training.lowrank import adapted_weight, add_low_rank, fused_dtype, initial_factors
+from bit_axon.training.lowrank import LowRankLinear, adapted_weight, add_low_rank, fused_dtype
 from bit_axon.training.targets import find_linears, matching_suffix, replace_at, require_matches, walk
 
 __all__ = [
@@ -23,56 +23,8 @@ LORA_EXCLUDED_PATHS = ("switch_mlp", "lm_head")
 LORA_EXCLUDED_NAMES = ("x_proj", "dt_proj", "gate", "shared_expert_gate")
 
 
-class LoRALinear(nn.Module):
-    """`W x + bias + scale * (dropout(x) A) B` with a frozen base layer; `A` and `B` are trained.
-
-    Args:
-        input_dims: size of the input's last axis.
-        output_dims: size of the output's last axis.
-        r: rank of the update.
-        dropout: probability of dropping an input of the low-rank path, in training mode only.
-        scale: multiplies the update.
-        bias: whether the base layer has a bias.
-
-    Attributes:
-        linear: the frozen base, `nn.Linear` or `nn.QuantizedLinear`.
-        lora_a: `A (input_dims, r)` float32, uniform in ±1/sqrt(input_dims).
-        lora_b: `B (r, output_dims)` float32, zeros.
-    """
-
-    def __init__(
-        self,
-        input_dims: int,
-        output_dims: int,
-        r: int = 8,
-        dropout: float = 0.0,
-        scale: float = 20.0,
-        bias: bool = False,
-    ):
-        super().__init__()
-        self._wrap(nn.Linear(input_dims, output_dims, bias=bias), r, dropout, scale, None)
-
-    @staticmethod
-    def from_base(
-        linear: AnyLinear, r: int = 8, dropout: float = 0.0, scale: float = 20.0, key: mx.array | None = None
-    ) -> "LoRALinear":
-        """Wraps an existing layer, which is frozen and otherwise left as it is.
-
-        Args:
-            key: random key of the initial `A`; None draws from MLX's global state.
-        """
-        layer = LoRALinear.__new__(LoRALinear)
-        nn.Module.__init__(layer)
-        layer._wrap(linear, r, dropout, scale, key)
-        return layer
-
-    def _wrap(self, linear: AnyLinear, r: int, dropout: float, scale: float, key: mx.array | None) -> None:
-        self.linear = linear
-        self.linear.freeze()
-        self.dropout = nn.Dropout(p=dropout)
-        self.scale = scale
-        self.lora_a, self.lora_b = initial_factors(*linear_dims(linear), r, key)
-        self.train(linear.training)
+class LoRALinear(LowRankLinear):
+    """`W x + bias + scale * (dropout(x) A) B` with a frozen base layer; `A` and `B` are trained."""
 
     def __call__(self, x: mx.array) -> mx.array:
         """`(..., input_dims)` to `(..., output_dims)`."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import mlx.nn as nn
 import numpy as np
@@ -108,36 +108,43 @@ class ExampleKind:
 
 
 class Session:
-    """One training through the Python API.
+    """One training through the Python API; a subclass says what its examples are.
 
     Args:
-        kind: sequences or pairs.
-        model: its trainable parameters are trained.
+        model: any mlx-lm model; its trainable parameters are trained.
         config: hyper-parameters.
-        dataset: items of the kind.
-        val_dataset: the same, for evaluation; None = no evaluation.
-        cooling: asked before every micro-batch; None = no thermal limits.
-        observer: is told of every step and evaluation; None = nobody.
+        dataset: yields what the subclass trains on.
+        val_dataset: the same, for evaluation every `eval_every` steps and at the end.
+        cooling_scheduler: asked before every micro-batch.
+        observer: is told of every step and evaluation.
     """
+
+    _kind: ClassVar[ExampleKind]
 
     def __init__(
         self,
-        kind: ExampleKind,
         model: nn.Module,
         config: TrainingConfig,
         dataset: Iterable[Any],
-        val_dataset: Iterable[Any] | None,
-        cooling: Cooling | None,
-        observer: Observer | None,
+        val_dataset: Iterable[Any] | None = None,
+        cooling_scheduler: Cooling | None = None,
+        observer: Observer | None = None,
     ):
-        self._kind, self._model, self._config = kind, model, config
+        self._model, self._config = model, config
         self._dataset, self._val_dataset = dataset, val_dataset
-        self._gate = _gate_of(cooling)
+        self._gate = _gate_of(cooling_scheduler)
         self._observer: Observer = observer if observer is not None else SilentObserver()
         self._loop: Loop | None = None
 
     def setup(self) -> None:
-        """Builds the loop; resumes from the newest checkpoint in `output_dir`."""
+        """Builds optimizer, schedule and batches; resumes from the newest checkpoint in `output_dir`.
+
+        `train` calls it when it was not called before.
+
+        Raises:
+            DataError: the data set is empty or smaller than a batch.
+            ModelError: the checkpoint belongs to another model.
+        """
         config, kind = self._config, self._kind
         options = check(TrainingOptions, to_run_values(config)["training"])
         examples = self._examples(self._dataset)
@@ -165,7 +172,12 @@ class Session:
         self._loop = Loop(self._parts(stepper, plan, valid, state), self._limits(), state)
 
     def train(self) -> dict[str, Any]:
-        """Runs the loop to `max_steps` and returns the last step's figures."""
+        """Trains to `max_steps`; returns the last step's `step`, `loss`, `grad_norm` and method's metrics.
+
+        Raises:
+            ThermalShutdownError: too hot; a checkpoint was saved first.
+            NonFiniteLossError: the loss became NaN or infinite.
+        """
         if self._loop is None:
             self.setup()
         loop, self._loop = self._loop, None
