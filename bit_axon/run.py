@@ -29,6 +29,7 @@ from bit_axon.composition import (
 )
 from bit_axon.errors import BitAxonError, ConfigError, StorageError, problem
 from bit_axon.help import asks_for_help, show_help
+from bit_axon.importing import imported_to_stay
 from bit_axon.origins import given_overrides, with_origins
 from bit_axon.stopping import EXIT_INTERRUPTED, leave
 
@@ -201,11 +202,12 @@ def _job(config: DictConfig, begun: Mapping[int, Sequence[str]]) -> tuple[int, f
 def _run_one(
     config: DictConfig, settings: Any, folder: Path, begun: Mapping[int, Sequence[str]]
 ) -> tuple[int, float | None]:
-    from bit_axon.launch import execute
-    from bit_axon.outcome import exit_code
-    from bit_axon.provenance import Command
-    from bit_axon.sweep.reporting.ledger import Job, tell
-    from bit_axon.tracking.parent import declare_parent
+    with imported_to_stay():
+        from bit_axon.launch import execute
+        from bit_axon.outcome import exit_code
+        from bit_axon.provenance import Command
+        from bit_axon.sweep.reporting.ledger import Job, tell
+        from bit_axon.tracking.parent import declare_parent
 
     command = Command(
         argv=tuple(map(without_secrets, sys.argv)),
@@ -253,17 +255,21 @@ def _save_hydra_files(folder: Path, config: DictConfig, settings: Any) -> None:
     target = folder / ".hydra"
     target.mkdir(exist_ok=True)
     OmegaConf.save(config, target / "config.yaml")
-    OmegaConf.save(OmegaConf.create({"hydra": _without_storage(settings)}), target / "hydra.yaml")
+    OmegaConf.save(_without_storage(HydraConfig.instance().cfg), target / "hydra.yaml")
     OmegaConf.save(OmegaConf.create(given_overrides(settings, "task")), target / "overrides.yaml")
 
 
-def _without_storage(settings: DictConfig) -> DictConfig:
-    """The `hydra` node as it may be kept in a file."""
-    kept = copy.deepcopy(settings)
+def _without_storage(config: Any) -> DictConfig:
+    """The config's `hydra` node as it may be kept in a file; copied only where there is something to hide."""
+    storage, given = OmegaConf.select(config.hydra, _STORAGE), given_overrides(config.hydra, "hydra")
+    shown = [without_secrets(override) for override in given]
+    if shown == list(given) and not isinstance(storage, str):
+        return config
+    kept = copy.deepcopy(config)
     OmegaConf.set_readonly(kept, False)
-    if isinstance(storage := OmegaConf.select(kept, _STORAGE), str):
-        OmegaConf.update(kept, _STORAGE, without_secrets(storage))
-    kept.overrides.hydra = [without_secrets(override) for override in given_overrides(kept, "hydra")]
+    if isinstance(storage, str):
+        OmegaConf.update(kept.hydra, _STORAGE, without_secrets(storage))
+    kept.hydra.overrides.hydra = shown
     return kept
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from waiting import LONGEST_SECONDS, slowness
 
 PACKAGE = ROOT / "bit_axon"
 MAX_LINES = 300
@@ -21,6 +22,7 @@ HELP_ATTEMPTS = 5
 LAYERS = {
     "": 0,  # the package itself: its version
     "errors": 0,
+    "importing": 0,
     "validation": 1,
     "schema": 1,
     "files": 1,
@@ -224,7 +226,9 @@ def test_any_module_first_finds_openblas(module: str) -> None:
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A new process in the clone's root; it has to succeed."""
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_SECONDS
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -240,7 +244,12 @@ def test_help_of_a_run_imports_nothing_heavy(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "BIT_AXON_OUTPUTS": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_SECONDS,
     )
     assert (done.returncode, done.stderr.strip()) == (0, "[]")
     assert "== Groups and their options" in done.stdout
@@ -256,7 +265,8 @@ def test_help_of_a_run_is_quick() -> None:
         seconds.append(_children_seconds() - before)
         if seconds[-1] <= MAX_HELP_SECONDS:
             return
-    raise AssertionError(f"--help took {min(seconds):.2f} s at best")
+    longest = MAX_HELP_SECONDS * slowness()  # processes that share a core slow each other down, too
+    assert min(seconds) <= longest, f"--help took {min(seconds):.2f} s at best, and not {longest:.2f} s"
 
 
 def _children_seconds() -> float:

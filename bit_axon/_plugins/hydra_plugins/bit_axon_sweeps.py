@@ -91,8 +91,11 @@ class BitAxonSweeper(SweepSettings, Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the study until it has its trials; `arguments` are the overrides of the command line."""
+        from bit_axon.importing import imported_to_stay
         from bit_axon.origins import with_origins
-        from bit_axon.sweep.sweeper import run_sweep
+
+        with imported_to_stay():
+            from bit_axon.sweep.sweeper import run_sweep
 
         try:
             return run_sweep(self.settings(), arguments, self.launcher, self.config, self.hydra_context)
@@ -103,24 +106,24 @@ class BitAxonSweeper(SweepSettings, Sweeper):
     def settings(self) -> dict[str, Any]:
         """`hydra.sweeper` as plain values; the study has a name, and a bare name stands for its options."""
         found = {member.name: getattr(self, member.name) for member in fields(SweepSettings)}
-        found |= {name: self._spec(name, found[name]) for name in ("sampler", "pruner")}
+        found |= self._named({name: found[name] for name in ("sampler", "pruner")})
         choice = self.config.hydra.runtime.choices.get(_GROUP)
         return found | {
             "study_name": self.study_name or choice or "study",
             "params": {key: _override_value(value) for key, value in _flat(self.params).items()},
         }
 
-    def _spec(self, name: str, value: Any) -> Any:
-        """A sampler or pruner with the options that were given for its name."""
-        from bit_axon.sweep.config.chosen import chosen_options
+    def _named(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The sampler and the pruner, each with the options that were given for its name."""
+        from bit_axon.sweep.config.chosen import chosen_options, merged_layers
 
-        if isinstance(value, str):
-            return {"name": value}
-        if not isinstance(value, Mapping):
-            return value
-        default = getattr(SweepSettings(), name)
-        loader = self.hydra_context.config_loader
-        return chosen_options(f"hydra.sweeper.{name}", value, default, loader, self.config.hydra)
+        specs = {name: value for name, value in values.items() if isinstance(value, Mapping)}
+        layers = tuple(merged_layers(self.hydra_context.config_loader, self.config.hydra)) if specs else ()
+        found = {name: {"name": value} if isinstance(value, str) else value for name, value in values.items()}
+        for name, value in specs.items():
+            default = getattr(SweepSettings(), name)
+            found[name] = chosen_options(f"hydra.sweeper.{name}", value, default, layers)
+        return found
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

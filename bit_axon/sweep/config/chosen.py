@@ -4,7 +4,7 @@ Hydra merges mappings key by key. Over a file's `{name: median, n_startup_trials
 `{name: hyperband}` a hyperband with an option of median.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial, reduce
 from typing import Any
 
@@ -17,7 +17,7 @@ from bit_axon.origins import composed_files, given_overrides
 
 
 def chosen_options(
-    key: str, merged: Mapping[str, Any], default: Mapping[str, Any], loader: ConfigLoader, hydra: DictConfig
+    key: str, merged: Mapping[str, Any], default: Mapping[str, Any], layers: Iterable[Any]
 ) -> dict[str, Any]:
     """The options of `merged` that were given for its name, or for the same name before.
 
@@ -25,19 +25,23 @@ def chosen_options(
         key: dotted, as in `hydra.sweeper.pruner`.
         merged: the value of `key` as Hydra composed it.
         default: what it was merged into first.
-        loader: which composed the config.
-        hydra: the composed `hydra` node.
+        layers: what was merged then, from `merged_layers`.
     """
     found: Any = default
-    for layer in _layers(loader, hydra):
+    for layer in layers:
         for part in key.split("."):
             layer = layer.get(part) if isinstance(layer, Mapping) else None
         found = found if layer is None else _laid_over(found, layer)
     return _kept(merged, _spec(found))
 
 
-def _layers(loader: ConfigLoader, hydra: DictConfig) -> Iterator[Any]:
-    """The values of each file from the root, in the order they are merged, then of the command line."""
+def merged_layers(loader: ConfigLoader, hydra: DictConfig) -> Iterator[Any]:
+    """The values of each file from the root, in the order they are merged, then of the command line.
+
+    Args:
+        loader: which composed the config.
+        hydra: the composed `hydra` node.
+    """
     of_hydra = given_overrides(hydra, "hydra")
     overrides = [*of_hydra, *given_overrides(hydra, "task")]
     for file in composed_files(loader, hydra.job.config_name, overrides):

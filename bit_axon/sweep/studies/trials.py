@@ -133,9 +133,10 @@ class Trials:
         """Keeps facts with a trial that has not ended."""
 
         def noted() -> None:
+            trial = trial_of(self._quiet, number)
             with suppress(UpdateFinishedTrialError):
                 for name, value in facts.items():
-                    trial_of(self._quiet, number).set_user_attr(name, value)
+                    trial.set_user_attr(name, value)
 
         self._patience(noted)
 
