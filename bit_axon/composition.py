@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from bit_axon.errors import ConfigError, nearest, problem
 from bit_axon.files import data_dir, outputs_dir
@@ -41,16 +41,16 @@ def register_resolvers() -> None:
     """What `conf/` needs of Hydra: resolvers for `${...}`, and our plugins; twice changes nothing."""
     register_plugins()
     OmegaConf.register_new_resolver("bit_axon_outputs", lambda: str(outputs_dir()), replace=True)
-    OmegaConf.register_new_resolver("bit_axon_slug", _slug, replace=True)
+    OmegaConf.register_new_resolver("bit_axon_slug", slug, replace=True)
     OmegaConf.register_new_resolver("bit_axon_first", _first, replace=True)
 
 
 def _first(*values: Any) -> str:
     """The first that is not null, as a folder name."""
-    return _slug(next((str(value) for value in values if value is not None), None))
+    return slug(next((str(value) for value in values if value is not None), None))
 
 
-def _slug(name: str | None) -> str:
+def slug(name: str | None) -> str:
     """A folder name: letters, digits, dot, underscore, hyphen."""
     if name is None:
         return "run"
@@ -63,9 +63,9 @@ def with_free_tags(overrides: Sequence[str]) -> list[str]:
 
 
 def as_typed(override: str) -> str:
-    """Without the ++ that `with_free_tags` put before it."""
+    """For a message: without the ++ that `with_free_tags` put before it, and without a password."""
     typed = override.removeprefix("++")
-    return typed if typed.startswith(_FREE_KEYS) else override
+    return without_secrets(typed if typed.startswith(_FREE_KEYS) else override)
 
 
 def plain_values(config: DictConfig) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def explained(error: Exception) -> ConfigError:
     if isinstance(error, MissingConfigException):
         return _unknown_option(error)
     if isinstance(error, OverrideParseException):
-        got = f"'{error.override}', which cannot be read"
+        got = f"'{without_secrets(str(error.override))}', which cannot be read"
         remedy = "Quote a value with special characters: key='VALUE'."
         return ConfigError(problem("overrides as key=value", got, remedy))
     text = str(error).strip()
@@ -133,7 +133,9 @@ def explained(error: Exception) -> ConfigError:
         return explained(cause)
     key = str(error.full_key or "") if isinstance(error, OmegaConfBaseException) else ""
     remedy = "Correct the file or the override."
-    first = text.splitlines()[0] if text else type(error).__name__
+    first = without_secrets(text.splitlines()[0]) if text else type(error).__name__
+    if key == f"{SWEEPER}storage" and isinstance(error, ValidationError):
+        first = "a value that is no text"  # which may hold a password
     return ConfigError(
         problem("a config that composes", first, remedy, where=key or None), [key] if key else []
     )
@@ -158,7 +160,8 @@ def _broken_yaml(error: yaml.YAMLError) -> ConfigError:
 
 def _several(override: str) -> ConfigError:
     remedy = "Add -m to run each of them, or quote a value that holds commas: 'key=\"a,b\"'."
-    return ConfigError(problem("one value", f"'{override}', which is several", remedy))
+    got = f"'{without_secrets(override)}', which is several"
+    return ConfigError(problem("one value", got, remedy))
 
 
 def _there_already(key: str) -> ConfigError:

@@ -266,7 +266,7 @@ def _without_storage(config: Any) -> DictConfig:
     if shown == list(given) and not isinstance(storage, str):
         return config
     kept = copy.deepcopy(config)
-    OmegaConf.set_readonly(kept, False)
+    OmegaConf.set_readonly(kept.hydra, False)
     if isinstance(storage, str):
         OmegaConf.update(kept.hydra, _STORAGE, without_secrets(storage))
     kept.hydra.overrides.hydra = shown

@@ -19,13 +19,29 @@ _SECRETS: Final = (
     re.compile(rf"({_ANY_BUT_FILES})[^/?#\s:@]*:(?!{_PORT}).*@", re.DOTALL),
     re.compile(rf"({_ANY_BUT_FILES})[^/?#\s'\"]*@"),
 )
-_OPTION: Final = re.compile(r"([?&](?:ssl)?password=)[^&]*?(?=&|['\"]?$)", re.DOTALL)
-_NAMING_OPTION: Final = re.compile(r"[?&](?:user|(?:ssl)?password|host|hostaddr)=([^&]*)", re.DOTALL)
+# Of an address, and of the words `host=... password=...` that PostgreSQL takes in its place.
+_OPTION: Final = re.compile(
+    r"(?<![\w.-])((?:(?:ssl)?password|passwd|pwd)=).*?(?=&[a-z_]+=|['\"]?$)", re.DOTALL | re.IGNORECASE
+)
+# The study's storage among a command's overrides: an address there is one, whatever it looks like.
+_STORAGE: Final = re.compile(r"hydra\.sweeper\.storage=['\"]?")
+_STORAGE_IN_A_DICT: Final = re.compile(r"(hydra(?:\.sweeper)?=.*storage['\"]?\s*:\s*).*", re.DOTALL)
+_WITHOUT_SCHEME: Final = re.compile(r"(?!sqlite|file)[^\s=/:@]+:(?!//|\s).*@", re.DOTALL)
+_WITHOUT_PLACE: Final = re.compile(
+    rf"([A-Za-z][\w+.-]*://)?[^/?#:@\[]*:(?!//|{_PORT}|['\"]?$)[^@]*", re.DOTALL
+)
+_NAMING_OPTION: Final = re.compile(
+    r"[?&](?:user|(?:ssl)?password|passwd|pwd|host|hostaddr)=([^&]*)", re.DOTALL | re.IGNORECASE
+)
 _CUTS: Final = re.compile(r"([@:/?#\[\]])")  # where a parser may cut an address
 
 
 def without_secrets(text: str) -> str:
-    """A text with the users and passwords of its addresses blotted out."""
+    """A text, such as a word of a command, with the users and passwords of its addresses blotted out."""
+    if storage := _STORAGE.search(text):
+        return text[: storage.end()] + redacted(text[storage.end() :])
+    text = _STORAGE_IN_A_DICT.sub(r"\1***", text)
+    text = f"***@{text[bare.end() :]}" if (bare := _WITHOUT_SCHEME.match(text)) else text
     for pattern in _SECRETS:
         text = pattern.sub(r"\1***@", text)
     return _OPTION.sub(r"\1***", text)
@@ -37,6 +53,8 @@ def redacted(uri: str) -> str:
     if user and not uri.startswith(_FILES):
         scheme = re.match(r"[A-Za-z][\w+.-]*://", user)
         uri = f"{scheme.group() if scheme else ''}***@{place}"
+    elif not uri.startswith(_FILES) and (odd := _WITHOUT_PLACE.fullmatch(uri)):
+        return f"{odd[1] or ''}***"
     return without_secrets(uri)
 
 
@@ -56,6 +74,7 @@ def _parts(uri: str) -> set[str]:
     """Every piece of the address that a driver may have taken for a user, a password or a host."""
     rest = uri.partition("://")[2]
     user, _, place = rest.rpartition("@")
+    user = rest if not user and _WITHOUT_PLACE.fullmatch(uri) else user
     host = re.match(r"\[[^\]]*\]|[^:/?#]*", place)
     atoms = _CUTS.split(rest)
     begins = len(_CUTS.split(user)) + 1 if user else 0

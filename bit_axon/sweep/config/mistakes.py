@@ -5,6 +5,7 @@ from typing import Final
 
 from bit_axon.errors import ConfigError, problem
 from bit_axon.sweep.plugins import SWEEPER, unknown_setting
+from bit_axon.tracking.redaction import without_secrets
 
 _SEVERAL: Final = re.compile(r"Sweeping over Hydra's configuration is not supported : '\+*([^=]+)=(.*)'")
 _WRONG_SHAPE: Final = re.compile(r"Error merging override \+*(hydra\.sweeper\.(\w+))=(.*)")
@@ -32,6 +33,7 @@ def refused_setting(text: str) -> ConfigError | None:
 
 
 def _several(key: str, values: str) -> ConfigError:
+    values = without_secrets(f"{key}={values}").removeprefix(f"{key}=")  # a password with a comma
     params = f"{SWEEPER}params."
     if key.startswith(params):
         remedy = f"Write the key itself: '{key.removeprefix(params)}={values}'."
