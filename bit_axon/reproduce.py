@@ -2,24 +2,16 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-from hydra import compose, initialize_config_dir
+from typing import Any, Final
 
 from bit_axon.backend import detect
-from bit_axon.composition import (
-    CONFIG_ERRORS,
-    conf_dir,
-    explained,
-    plain_values,
-    register_resolvers,
-    with_free_tags,
-)
+from bit_axon.composition import slug, without_secrets
 from bit_axon.data.loading import digest_sources
 from bit_axon.data.sources import changed_source, parse_sources
-from bit_axon.errors import BitAxonError, RunDirectoryError, problem
+from bit_axon.errors import BitAxonError, ConfigError, RunDirectoryError, problem
 from bit_axon.files import outputs_dir, sha256_file
 from bit_axon.launch import execute
 from bit_axon.models.loading import find_model, model_digest
@@ -27,14 +19,91 @@ from bit_axon.outcome import exit_code
 from bit_axon.provenance import Command, git_state, versions
 from bit_axon.run_directory import ADAPTERS, RunDirectory
 from bit_axon.tokenizer import QwenTokenizerWrapper
+from bit_axon.tracking.recomposed import ConfigFiles, composed, config_files
 
-_UNCOMPARED = ("resume", "name", "trial")
+_UNCOMPARED: Final = ("resume", "name", "tags", "trial")  # of each run its own
+_FOR_HYDRA: Final = ("hydra.", "hydra/")  # where a run goes: Hydra does not start this one
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A run that is to be trained again with the values that it was trained with.
+
+    Attributes:
+        values: of the config.
+        choices: option of each group.
+        overrides: which that config came of.
+        files: which config files beside.
+        drift: what is otherwise today, one line each; it changes nothing of the values.
+        inputs: what of data and model is not what it was.
+    """
+
+    values: dict[str, Any]
+    choices: Mapping[str, str | None]
+    overrides: tuple[str, ...]
+    files: ConfigFiles
+    drift: list[str]
+    inputs: list[str]
+
+    def say(self) -> None:
+        """Prints what has changed since the run."""
+        if not self.drift and not self.inputs:
+            print("Config, data, model and versions are those of the run.")
+            return
+        print("Changed since the run:")
+        for line in (*self.inputs, *self.drift):
+            print(f"  {line}")
+
+    def train(self, label: str) -> tuple[int, Path]:
+        """Runs it in a new folder of that name; the exit code, and the folder.
+
+        Raises:
+            BitAxonError: as `bit_axon.launch.execute`.
+        """
+        folder = outputs_dir() / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}-{slug(label)}"
+        command = Command(tuple(map(without_secrets, sys.argv)), dict(self.choices), self.overrides)
+
+        def on_ready() -> None:
+            if self.files != ConfigFiles():  # for whoever repeats the repetition
+                self.files.keep(folder)
+
+        return exit_code(execute(self.values, folder, command, on_ready=on_ready)), folder
+
+
+def repetition(run_dir: Path, overrides: Sequence[str], folder: str | None = None) -> Repetition:
+    """The run as it was; `overrides` win over its values.
+
+    Args:
+        run_dir: of the run.
+        overrides: as on the command line of a run.
+        folder: where the files of its `--config-dir` are now, if they have moved.
+
+    Raises:
+        RunDirectoryError: not a run, or a folder of config files is gone that the overrides need.
+        ConfigError: an override is wrong.
+    """
+    if of_hydra := [each for each in overrides if each.lstrip("+~").startswith(_FOR_HYDRA)]:
+        raise ConfigError(problem("overrides of the run's own keys", of_hydra[0], "Leave it out."))
+    directory = RunDirectory(run_dir)
+    saved, repro = directory.read_config(), directory.read_repro()
+    files = config_files(run_dir)
+    files = files if folder is None else replace(files, folder=folder)
+    old = [each for each in repro["overrides"] if not each.lstrip("+").startswith(("trial=", "trial."))]
+    values, choices, drift = _recomposed(saved, repro["choices"], old, overrides, files)
+    return Repetition(
+        {**values, "trial": None, "resume": None},  # its study has its answer
+        choices,
+        (*old, *overrides),
+        files,
+        drift + _changed_versions(repro),
+        _changed_inputs(values, saved, repro),
+    )
 
 
 def reproduce(run_dir: Path, check: bool, overrides: Sequence[str]) -> int:
     """Repeats a run into a new folder; prints every drift and the comparison.
 
-    Saved values win over what `conf/` says today; `overrides` win over both.
+    Saved values win over what config files say today; `overrides` win over both.
 
     Args:
         run_dir: a finished run.
@@ -49,23 +118,19 @@ def reproduce(run_dir: Path, check: bool, overrides: Sequence[str]) -> int:
         ConfigError: an override is wrong.
     """
     directory = RunDirectory(run_dir)
-    saved, repro = directory.read_config(), directory.read_repro()
+    directory.read_config()  # what is no run at all is told first
     result = directory.read_result()
     if check and (result is None or result["state"] != "finished"):
         raise RunDirectoryError(
             problem("a finished run", f"{run_dir}, which did not finish", f"Finish it with resume={run_dir}.")
         )
-    values, config_drift = _recomposed(saved, repro["overrides"], overrides)
-    values["training"]["max_minutes"] = None  # a limit of the clock would cut the repetition elsewhere
-    inputs = _changed_inputs(values, saved, repro) if not overrides else []
-    _print_drift(config_drift + _changed_versions(repro), inputs)
-    if check and inputs:
+    found = repetition(run_dir, overrides)
+    found.values["training"]["max_minutes"] = None  # a limit of the clock would cut the repetition elsewhere
+    found.say()
+    if check and found.inputs:
         print("Not the same inputs, so the result cannot be the same: nothing was run.")
         return 1
-    folder = outputs_dir() / "runs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}-repeat-of-{run_dir.resolve().name}"
-    command = Command(tuple(sys.argv), repro["choices"], (*repro["overrides"], *overrides))
-    repeated = execute({**values, "trial": None}, folder, command)  # its study has its answer
-    code = exit_code(repeated)
+    code, folder = found.train(f"repeat-of-{run_dir.resolve().name}")
     if not check or code:
         return code
     return _compare(run_dir, folder)
@@ -81,54 +146,55 @@ def _compare(run_dir: Path, folder: Path) -> int:
 
 
 def _recomposed(
-    saved: Mapping[str, Any], old: Sequence[str], new: Sequence[str]
-) -> tuple[dict[str, Any], list[str]]:
-    """The saved values with the new overrides on top, and what `conf/` composes differently today."""
+    saved: Mapping[str, Any],
+    choices: Mapping[str, str | None],
+    old: Sequence[str],
+    new: Sequence[str],
+    files: ConfigFiles,
+) -> tuple[dict[str, Any], Mapping[str, str | None], list[str]]:
+    """The saved values and choices with the new overrides on top, and what is composed otherwise today."""
     try:
-        today = _composed(old)
+        today = composed(old, files).values
     except BitAxonError as error:
         if new:
             raise
-        return dict(saved), [f"config: cannot be composed today ({error}); the saved values are used"]
+        return dict(saved), choices, [_uncomposed(error, files)]
     before, now = _flat(saved), _flat(today)
     drift = [
-        f"config: {key} was {before.get(key, 'absent')!r}, conf/ says {now.get(key, 'absent')!r} today"
+        f"config: {key} was {before.get(key, 'absent')!r}, the config files say {now.get(key, 'absent')!r}"
         for key in sorted(before.keys() | now.keys())
         if not key.startswith(_UNCOMPARED) and before.get(key) != now.get(key)
     ]
     if not new:
-        return dict(saved), drift
-    wanted = _flat(_composed([*old, *new]))
+        return dict(saved), choices, drift
+    found = composed([*old, *new], files)
+    wanted = _flat(found.values)
     merged = {
         key: before.get(key, wanted[key]) if now.get(key) == wanted[key] else wanted[key] for key in wanted
     }
-    return _nested(merged), drift
+    return _nested(merged), found.choices, drift
 
 
-def _composed(overrides: Sequence[str]) -> dict[str, Any]:
-    register_resolvers()
-    named = any(override.startswith("name=") for override in overrides)
-    try:
-        with initialize_config_dir(conf_dir(), version_base="1.3"):
-            given = with_free_tags([*overrides, *([] if named else ["name=null"])])
-            config = compose("config", given)
-        return plain_values(config)
-    except CONFIG_ERRORS as error:
-        raise explained(error) from None
+def _uncomposed(error: BitAxonError, files: ConfigFiles) -> str:
+    if files.missing is not None:
+        return f"config: its config files were in {files.missing}, which is gone; the saved values are used"
+    return f"config: cannot be composed today ({error}); the saved values are used"
 
 
 def _changed_inputs(
     values: Mapping[str, Any], saved: Mapping[str, Any], repro: Mapping[str, Any]
 ) -> list[str]:
-    """Data files and model files whose bytes are not those of the run."""
+    """Data files and model files whose bytes are not those of the run; not where others are wanted now."""
     changed: list[str] = []
     for split in ("train", "valid"):
-        if saved["data"][split] is None:
+        if saved["data"][split] is None or values["data"][split] != saved["data"][split]:
             continue
         now = digest_sources(parse_sources(values["data"][split], split=split))
         if place := changed_source(repro["data"][split], now):
             changed.append(f"data.{split}: {place} has changed")
     model = values["model"]
+    if model != saved["model"]:
+        return changed
     folder = find_model(model["path"], model["revision"])
     if model_digest(folder) != repro["model"]["digest"]:
         changed.append(f"model.path: the weights or config of {model['path']} have changed")
@@ -158,15 +224,6 @@ def _commit(git: Mapping[str, Any]) -> str:
     if git["commit"] is None:
         return "outside git"
     return f"{git['commit'][:12]}{' with changed files' if git['dirty'] else ''}"
-
-
-def _print_drift(drift: list[str], inputs: list[str]) -> None:
-    if not drift and not inputs:
-        print("Config, data, model and versions are those of the run.")
-        return
-    print("Changed since the run:")
-    for line in (*inputs, *drift):
-        print(f"  {line}")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

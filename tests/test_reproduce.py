@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import Runner
 
+from bit_axon.errors import ConfigError, RunDirectoryError
 from bit_axon.reproduce import reproduce
 
 
@@ -55,3 +57,64 @@ def test_changed_inputs_end_it_before_training(
     assert reproduce(done.run_dir, True, []) == 1
     said = capfd.readouterr().out
     assert "b.jsonl has changed" in said and "nothing was run" in said
+
+
+def test_config_files_of_the_users_own_are_found_again(
+    run: Runner, small_run: list[str], tmp_path: Path, outputs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    option = tmp_path / "my own" / "adapter" / "wide.yaml"
+    option.parent.mkdir(parents=True)
+    option.write_text("defaults: [lora]\nrank: 3\n")
+    done = run("--config-dir", str(tmp_path / "my own"), *small_run, "adapter=wide")
+    assert done.code == 0, done.err
+    assert reproduce(done.run_dir, True, []) == 0
+    assert "Config, data, model and versions are those of the run." in capfd.readouterr().out
+    (repeated,) = outputs.glob("runs/*repeat-of*")
+    assert reproduce(repeated, False, ["adapter.dropout=0.5"]) == 0
+    (third,) = outputs.glob("runs/*repeat-of*repeat-of*")
+    config = yaml.safe_load((third / "config.yaml").read_text())
+    assert (config["adapter"]["rank"], config["adapter"]["dropout"]) == (3, 0.5)
+    assert "Config, data, model and versions are those of the run." in capfd.readouterr().out
+    option.write_text("defaults: [lora]\nrank: 5\n")
+    assert reproduce(done.run_dir, False, []) == 0
+    assert "  config: adapter.rank was 3, the config files say 5\n" in capfd.readouterr().out
+
+
+def test_a_folder_of_config_files_that_is_gone_is_told(
+    run: Runner, small_run: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    folder = run(f"--config-dir={own}", *small_run).run_dir
+    own.rmdir()
+    assert reproduce(folder, True, []) == 0
+    said = capfd.readouterr().out
+    assert f"config: its config files were in {own}, which is gone; the saved values are used" in said
+    with pytest.raises(RunDirectoryError, match=f"got {own}, which is gone. Put it back, or leave out"):
+        reproduce(folder, False, ["seed=7"])
+
+
+def test_data_that_has_changed_is_told_beside_overrides_too(
+    run: Runner, small_run: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = run(*small_run).run_dir
+    valid = tmp_path / "valid.jsonl"
+    valid.write_text(valid.read_text().replace("Add", "Bdd", 1))
+    assert reproduce(folder, False, ["seed=7"]) == 0
+    assert f"data.valid: {valid} has changed" in capfd.readouterr().out
+
+
+def test_what_is_no_override_of_the_run_is_refused(run: Runner, small_run: list[str], tmp_path: Path) -> None:
+    folder = run(*small_run).run_dir
+    with pytest.raises(ConfigError, match=r"own keys; got hydra\.run\.dir=x\. Leave it out"):
+        reproduce(folder, False, ["hydra.run.dir=x"])
+
+
+def test_a_password_among_the_words_of_the_command_is_not_kept(
+    run: Runner, small_run: list[str], outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run(*small_run).run_dir
+    monkeypatch.setattr("sys.argv", ["bit-axon", "reproduce", "tags.x='https://me:s3cret@host/x'"])
+    assert reproduce(folder, False, []) == 0
+    (repeated,) = outputs.glob("runs/*repeat-of*")
+    assert json.loads((repeated / "repro.json").read_text())["argv"][-1] == "tags.x='https://***@host/x'"

@@ -88,14 +88,48 @@ def searched(search: Search) -> Search:
 
 
 @pytest.mark.slow
-def test_a_folder_that_is_gone_is_told_before_anything_is_written(searched: Search) -> None:
+def test_a_folder_that_is_gone_is_needed_for_overrides_alone(searched: Search) -> None:
     own = searched.outputs.parent / "own"
     shutil.move(own, own.with_name("moved"))
-    with pytest.raises(RunDirectoryError, match=f"got {own}, which is not there"):
-        best_of_sweep(NAME, Request(run=True), run_console(width=140))
+    with pytest.raises(RunDirectoryError, match=f"got {own}, which is gone"):
+        best_of_sweep(NAME, Request(run=True, overrides=("seed=1",)), run_console(width=140))
     assert not (searched.folder / "experiment").exists()
-    done = again("--run", "--config-dir", str(own.with_name("moved")))
+    done = again("--run", "--config-dir", str(own.with_name("moved")), "seed=1")
     assert done.exit_code == 0, done.output
+    assert experiment(run_of_best(searched))["seed"] == 1
+
+
+def test_it_is_the_trial_that_is_run_and_not_what_its_files_say_today(
+    search: Search, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    option = tmp_path / "own" / "training" / "mine.yaml"
+    option.parent.mkdir()
+    option.write_text("defaults: [default]\nepochs: null\nweight_decay: 0.125\n")
+    assert search.here("training=mine", "hydra.sweeper.n_trials=1").code == 0
+    wanted = experiment(search.folder / "0")
+    option.write_text(option.read_text().replace("0.125", "0.5"))
+    assert best_of_sweep(NAME, Request(run=True), run_console(width=140)) == 0
+    said = capfd.readouterr().out
+    first = run_of_best(search)
+    assert experiment(first) == wanted and wanted["training"]["weight_decay"] == 0.125
+    assert (
+        "Changed since the run:\n  config: training.weight_decay was 0.125, the config files say 0.5\n"
+        in said
+    )
+    assert best_of_sweep(NAME, Request(run=True, overrides=("seed=1",)), run_console(width=140)) == 0
+    (second,) = {*first.parent.iterdir()} - {first}
+    assert experiment(second) == {**wanted, "seed": 1}
+    shutil.rmtree(tmp_path / "own")
+    capfd.readouterr()
+    assert best_of_sweep(NAME, Request(run=True), run_console(width=140)) == 0
+    assert f"its config files were in {tmp_path / 'own'}, which is gone; the saved" in capfd.readouterr().out
+
+
+def test_behind_run_are_overrides_of_the_run(searched: Search) -> None:
+    for word, says in (("--cfg=job", "overrides behind --run; got --cfg"), ("hydra.run.dir=x", "own keys")):
+        with pytest.raises(ConfigError, match=says):
+            best_of_sweep(NAME, Request(run=True, overrides=(word,)), run_console(width=140))
+    assert not (searched.outputs / "runs").exists()
 
 
 def test_another_trial_leaves_the_best_ones_file_alone(searched: Search) -> None:

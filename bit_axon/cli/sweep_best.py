@@ -1,6 +1,8 @@
-"""The best trial of a sweep: shown, kept as one config file, run again."""
+"""The best trial of a sweep: shown, kept as one config file, run again with the values it had."""
 
 import shlex
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,12 +14,12 @@ from bit_axon.cli.terminal import run_console
 from bit_axon.errors import ConfigError, RunDirectoryError, nearest, problem
 from bit_axon.files import write_atomic
 from bit_axon.run import main as run_main
+from bit_axon.run_directory import CONFIG
 from bit_axon.sweep.launching.command import quoted
 from bit_axon.sweep.reporting.best_config import (
     config_file,
     config_flags,
     default_place,
-    missing_folder,
     trial_overrides,
 )
 from bit_axon.sweep.reporting.finding import find_sweep
@@ -26,6 +28,7 @@ from bit_axon.sweep.reporting.report import Report, Row, outcome
 
 _ONE_RUN: Final = "hydra.mode=RUN"  # a sweep's file among the overrides is not to search again
 _CONFIG_DIR: Final = ("--config-dir", "-cd")
+_NAME: Final = "name="
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,14 @@ def best_of_sweep(text: str, request: Request, console: Console | None = None) -
         numbers = ", ".join(str(row.number) for row in rows)
         got = f"{len(rows)} that none beats: {numbers}"
         raise ConfigError(problem("one trial", got, "Choose one with --trial N."))
-    arguments = _arguments(report, rows[0], request) if request.run else None
+    train = _training(report, rows[0], request) if request.run else None
     place = request.write
     if place is None and request.run and found.folder:
         place = default_place(found.folder, report, rows[0])
     if place is not None:
         write_atomic(place, config_file(report, rows[0]))
         show_pairs(screen, [("config file", str(place))])
-    return 0 if arguments is None else run_main(arguments)
+    return 0 if train is None else train()
 
 
 def _chosen(report: Report, number: int | None) -> tuple[Row, ...]:
@@ -97,15 +100,51 @@ def _show(report: Report, row: Row, screen: Console) -> None:
     show_pairs(screen, pairs)
 
 
-def _arguments(report: Report, row: Row, request: Request) -> list[str]:
-    """Of the run; what the user gives comes last, so that it counts."""
-    named = any(override.startswith("name=") for override in request.overrides)
+def _training(report: Report, row: Row, request: Request) -> Callable[[], int]:
+    """The run, not begun; its config is composed anew where the trial's directory is not on this machine."""
     title = f"best of {report.name}" if report.best == (row,) else f"trial {row.number} of {report.name}"
-    flags = config_flags(row)
-    given_anew = any(word.startswith(_CONFIG_DIR) for word in request.overrides)
-    if (missing := missing_folder(flags)) and not given_anew:
-        wanted = f"the folder of config files that trial {row.number} was run with"
-        remedy = "Put it back, give another one with --config-dir, or keep the config with --write FILE.yaml."
-        raise RunDirectoryError(problem(wanted, f"{missing}, which is not there", remedy))
-    name = [] if named else [f"name={quoted(title)}"]
-    return [*trial_overrides(row), *name, *flags, *request.overrides, _ONE_RUN]
+    if row.run_dir is None or not (row.run_dir / CONFIG).is_file():
+        return _composed_anew(row, title, request.overrides)
+    from bit_axon.reproduce import repetition
+
+    overrides, folder = _without_folder(request.overrides)
+    found = repetition(row.run_dir, overrides, folder)
+    if not any(override.startswith(_NAME) for override in overrides):
+        found.values["name"] = title
+
+    def train() -> int:
+        found.say()
+        return found.train(found.values["name"])[0]
+
+    return train
+
+
+def _without_folder(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """The overrides, and where the search's own config files are now.
+
+    Raises:
+        ConfigError: another flag.
+    """
+    parser = ArgumentParser(prog="bit-axon sweep best --run", add_help=False, allow_abbrev=False)
+    parser.add_argument(*_CONFIG_DIR)
+    given, rest = parser.parse_known_args(words)
+    if flags := [word for word in rest if word.startswith("-")]:
+        remedy = "Leave it out, or give it to the command that sweep best shows."
+        raise ConfigError(problem("overrides behind --run", flags[0], remedy))
+    return rest, None if given.config_dir is None else str(Path(given.config_dir).resolve())
+
+
+def _composed_anew(row: Row, title: str, overrides: Sequence[str]) -> Callable[[], int]:
+    """What the user gives comes last, so that it counts."""
+    named = any(override.startswith(_NAME) for override in overrides)
+    name = [] if named else [f"{_NAME}{quoted(title)}"]
+    arguments = [*trial_overrides(row), *name, *overrides, _ONE_RUN]
+
+    def train() -> int:
+        print(
+            f"Trial {row.number} has no run directory on this machine: its config is composed anew of its "
+            "overrides, with the config files as they are today."
+        )
+        return run_main(arguments)
+
+    return train

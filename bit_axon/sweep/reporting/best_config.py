@@ -1,35 +1,23 @@
 """The config of one trial, as overrides to run it again and as one file to keep."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from hydra import compose, initialize_config_dir
 
-from bit_axon.composition import (
-    CONFIG_ERRORS,
-    conf_dir,
-    config_groups,
-    explained,
-    plain_values,
-    register_resolvers,
-    with_free_tags,
-)
+from bit_axon.composition import config_groups
 from bit_axon.errors import RunDirectoryError, problem
 from bit_axon.sweep.config.spelling import value_text
 from bit_axon.sweep.reporting.report import Report, Row
 from bit_axon.tracking.facts import read_facts
+from bit_axon.tracking.recomposed import ConfigFiles, composed, config_files
 
 # Not part of the experiment; a run of its own gets its own.
 _LEFT_OUT: Final = ("name", "tags", "resume", "trial", "tracking")
 _NOT_OVERRIDDEN: Final = ("trial", "resume", "name")
 _NO_OPTION: Final = ("experiment", "hydra", "sweep", "tracking")  # groups without a choice of their own here
-_HYDRA_FILE: Final = Path(".hydra", "hydra.yaml")
-_CONFIG_NAME: Final = "config"
-_CONFIG_PATH_FLAGS: Final = ("--config-path", "-cp")
-_SEARCH_PATH: Final = "hydra.searchpath"
 
 
 def trial_overrides(row: Row) -> list[str]:
@@ -58,42 +46,7 @@ def config_flags(row: Row) -> list[str]:
 
     Empty where it ran with bit_axon's own files alone, or its run directory is not on this machine.
     """
-    if row.run_dir is None:
-        return []
-    hydra = _hydra_settings(row.run_dir)
-    name = hydra.get("job", {}).get("config_name") or _CONFIG_NAME
-    given = hydra.get("overrides", {}).get("hydra") or ()
-    return [
-        *([] if name == _CONFIG_NAME else [f"--config-name={name}"]),
-        *_folder_flags(hydra, read_facts(row.run_dir).repro.get("argv") or ()),
-        *(override for override in given if override.lstrip("+").startswith(_SEARCH_PATH)),
-    ]
-
-
-def _folder_flags(hydra: Mapping[str, Any], argv: Sequence[str]) -> Iterator[str]:
-    """From what Hydra kept and not from `argv`: there a folder may be relative."""
-    sources = hydra.get("runtime", {}).get("config_sources") or ()
-    folders = {source["provider"]: source["path"] for source in sources}
-    if "command-line" in folders:
-        yield f"--config-dir={folders['command-line']}"
-    # Without the flag it is the folder of bit_axon itself, which may have moved since.
-    if "main" in folders and any(word.startswith(_CONFIG_PATH_FLAGS) for word in argv):
-        yield f"--config-path={folders['main']}"
-
-
-def _hydra_settings(run_dir: Path) -> dict[str, Any]:
-    """The `hydra` node as the run has kept it; empty where the file is absent or torn."""
-    try:
-        found = yaml.safe_load((run_dir / _HYDRA_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return found.get("hydra") or {} if isinstance(found, dict) else {}
-
-
-def missing_folder(flags: Sequence[str]) -> str | None:
-    """The first folder among the flags that is not there any more."""
-    folders = [flag.partition("=")[2] for flag in flags if flag.startswith(("--config-dir", "--config-path"))]
-    return next((folder for folder in folders if not Path(folder).is_dir()), None)
+    return [] if row.run_dir is None else config_files(row.run_dir).flags
 
 
 def _key(override: str) -> str:
@@ -136,20 +89,8 @@ def _config(row: Row) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         choices = facts.repro.get("choices")
         if facts.config and isinstance(choices, Mapping):
             return choices, facts.config
-    return _composed(trial_overrides(row))
-
-
-def _composed(overrides: Sequence[str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    register_resolvers()
-    try:
-        with initialize_config_dir(conf_dir(), version_base="1.3"):
-            given = with_free_tags([*overrides, "name=null"])
-            config = compose("config", given, return_hydra_config=True)
-            choices = {str(group): option for group, option in config.hydra.runtime.choices.items()}
-            values = plain_values(compose("config", given))
-    except CONFIG_ERRORS as error:
-        raise explained(error) from None
-    return choices, values
+    found = composed(trial_overrides(row), ConfigFiles())
+    return found.choices, found.values
 
 
 def default_place(folder: Path, report: Report, row: Row) -> Path:
