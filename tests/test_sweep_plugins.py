@@ -17,6 +17,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
+from waiting import LONGEST_SECONDS
 
 from bit_axon.composition import conf_dir, explained, register_resolvers, with_free_tags, without_secrets
 from bit_axon.errors import ConfigError
@@ -236,7 +237,9 @@ def test_a_trial_that_fails_in_process_is_the_studys_concern(run: Runner, small_
 
 def python(code: str) -> Any:
     """What a new process prints as JSON, the last line of it."""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_SECONDS
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -260,4 +263,4 @@ def test_plugins_are_found_after_hydra_has_looked_for_them() -> None:
         "code = main(['--help', 'sweep=learning_rate'])\n"
         "print(json.dumps([code, len(Plugins.instance().discover()) - before]))"
     )
-    assert python(code) == [0, 4]
+    assert python(code) == [0, 5]

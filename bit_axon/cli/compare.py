@@ -20,6 +20,7 @@ from bit_axon.tracking.places import find_all
 
 # Labels of a run, not part of its experiment.
 _UNCOMPARED: Final = ("name", "tags", "tracking", "resume", "trial")
+_VALID_DATA: Final = "data.valid"
 _ABSENT: Final = "-"
 _LONG_NUMBER: Final = 9  # characters
 
@@ -29,7 +30,8 @@ class Figure:
     """A number of result.json: how it is called and written, and which end of it is the better one.
 
     One that is `scaled` has the method's own settings in it, such as ORPO's beta: it compares runs of one
-    method with the same settings, and no others.
+    method with the same settings, and no others. One that is `validated` was measured on the validation data,
+    and compares runs that had the same.
     """
 
     key: str
@@ -37,18 +39,19 @@ class Figure:
     form: str = "{:.4f}"
     better: int = 0  # -1: less, 1: more, 0: neither
     scaled: bool = False
+    validated: bool = False
 
 
 _FIGURES: Final = (
     Figure("eval_loss_before", "validation loss before"),
-    Figure("eval_loss", "validation loss", better=-1, scaled=True),
-    Figure("eval_loss_best", "validation loss, best", better=-1, scaled=True),
-    Figure("nll", "nll", better=-1),
-    Figure("log_odds", "log odds", better=1),
+    Figure("eval_loss", "validation loss", better=-1, scaled=True, validated=True),
+    Figure("eval_loss_best", "validation loss, best", better=-1, scaled=True, validated=True),
+    Figure("nll", "nll", better=-1, validated=True),
+    Figure("log_odds", "log odds", better=1, validated=True),
     Figure("task_accuracy_before", "task accuracy before", "{:.1%}"),
-    Figure("task_accuracy", "task accuracy", "{:.1%}", 1),
-    Figure("reward_accuracy", "reward accuracy", "{:.1%}", 1),
-    Figure("reward_margin", "reward margin", better=1, scaled=True),
+    Figure("task_accuracy", "task accuracy", "{:.1%}", 1, validated=True),
+    Figure("reward_accuracy", "reward accuracy", "{:.1%}", 1, validated=True),
+    Figure("reward_margin", "reward margin", better=1, scaled=True, validated=True),
     Figure("loss", "training loss"),
     Figure("step", "steps", "{:,}"),
     Figure("tokens", "tokens", "{:,}"),
@@ -69,6 +72,7 @@ class ComparedRun:
     name: str
     params: Mapping[str, Any]  # dotted keys
     result: Mapping[str, Any]  # keys with slashes
+    valid: tuple[str, ...] = ()  # digests of the validation data, where they are known
 
     @property
     def outcome(self) -> str:
@@ -103,17 +107,19 @@ def compare(runs: Sequence[str], out: Path, samples: int = 3, console: Console |
     _show_runs(found, names, screen)
     show_columns("parameters that differ", names, differing(found), screen)
     show_columns("results", names, results(found), screen)
+    for line in uncompared(found):
+        screen.print(line, soft_wrap=True)
     answers = [samples_table(run.path / "samples.jsonl") for run in found]
     show_answers(names, answers, samples, screen)
     _draw(found, names, out, screen)
 
 
 def ranking(runs: Sequence[ComparedRun]) -> Ranking | None:
-    """The runs by the first figure that has a best one, best first; None where no figure has one."""
+    """The runs by the first validation figure that has a best one, best first; None where none has one."""
     for figure in _FIGURES:
-        values = [_number(run.result.get(figure.key)) for run in runs]
+        values = _judged([_number(run.result.get(figure.key)) for run in runs], runs)
         better = _comparable(figure, runs)
-        if _best(values, better):
+        if figure.validated and _best(values, better):
             known = [place for place, value in enumerate(values) if value is not None and value == value]
             return Ranking(figure.label, sorted(known, key=lambda place: -better * (values[place] or 0.0)))
     return None
@@ -127,7 +133,9 @@ def read_run(run_dir: Path) -> ComparedRun:
     if not result and (losses := read_curves(run_dir)[VALID]):
         last = max(losses)
         result = {"step": last, "eval_loss": losses[last], "eval_loss_best": min(losses.values())}
-    return ComparedRun(run_dir, run_name(facts.run_dir), dict(flattened(params, ".")), result)
+    valid = (facts.repro.get("data") or {}).get("valid") or ()
+    digests = tuple(str(source.get("sha256")) for source in valid)
+    return ComparedRun(run_dir, run_name(facts.run_dir), dict(flattened(params, ".")), result, digests)
 
 
 def distinct(names: Sequence[str]) -> list[str]:
@@ -172,14 +180,55 @@ def results(runs: Sequence[ComparedRun]) -> list[Column]:
         values = [_number(run.result.get(figure.key)) for run in runs]
         if any(value is not None for value in values):
             texts = [_ABSENT if value is None else _written(figure.form, value) for value in values]
-            columns.append(Column(figure.label, texts, _best(values, _comparable(figure, runs))))
+            best = _best(_judged(values, runs), _comparable(figure, runs))
+            columns.append(Column(figure.label, texts, best))
     return columns
+
+
+def uncompared(runs: Sequence[ComparedRun]) -> list[str]:
+    """Why some figures or runs can have no star, a line each."""
+    lines = []
+    if not _same_data(runs):
+        lines.append(
+            "They were validated on different data: no loss, and nothing else measured on it, is compared."
+        )
+    elif not _same_method(runs):
+        labels = ", ".join(figure.label for figure in _FIGURES if figure.scaled)
+        lines.append(f"Their methods or a setting of it differ: not compared are {labels}.")
+    if 0 < sum(_is_finished(run) for run in runs) < len(runs):
+        lines.append("Only finished runs are compared: the others have made fewer steps.")
+    return lines
 
 
 def _comparable(figure: Figure, runs: Sequence[ComparedRun]) -> int:
     """Which end is the better one among these runs."""
-    one_method = len({json.dumps(_method(run), sort_keys=True, default=str) for run in runs}) == 1
-    return figure.better if one_method or not figure.scaled else 0
+    if (figure.scaled and not _same_method(runs)) or (figure.validated and not _same_data(runs)):
+        return 0
+    return figure.better
+
+
+def _same_method(runs: Sequence[ComparedRun]) -> bool:
+    return len({json.dumps(_method(run), sort_keys=True, default=str) for run in runs}) == 1
+
+
+def _same_data(runs: Sequence[ComparedRun]) -> bool:
+    """By its digests, since a file may lie elsewhere; by its name where these are not known of all."""
+    keys = [figure.key for figure in _FIGURES if figure.validated]
+    validated = [run for run in runs if any(_number(run.result.get(key)) is not None for key in keys)]
+    if all(run.valid for run in validated):
+        return len({run.valid for run in validated}) <= 1
+    return len({_text(run.params, _VALID_DATA) for run in validated}) <= 1
+
+
+def _is_finished(run: ComparedRun) -> bool:
+    return run.result.get("state") == "finished"
+
+
+def _judged(values: Sequence[float | int | None], runs: Sequence[ComparedRun]) -> list[float | int | None]:
+    """The values of finished runs: what a pruned one had at last is of fewer steps; all where none has."""
+    if not any(map(_is_finished, runs)):
+        return list(values)
+    return [value if _is_finished(run) else None for value, run in zip(values, runs, strict=True)]
 
 
 def _method(run: ComparedRun) -> dict[str, Any]:

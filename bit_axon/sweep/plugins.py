@@ -25,7 +25,7 @@ def register_plugins() -> None:
     if f"{_MODULE}.BitAxonSweeper" in plugins.class_name_to_class:
         return
     module = _module()
-    for plugin in (module.BitAxonSweeper, module.IsolatedLauncher, module.SweepsSource):
+    for plugin in (module.BitAxonSweeper, module.BasicSweeper, module.IsolatedLauncher, module.SweepsSource):
         plugins.register(plugin)
     plugins.register(module.SweepsSearchPath)
 

@@ -1,4 +1,4 @@
-"""What Hydra finds of bit_axon: the sweeper, the launcher, and `sweeps/` as the config group `sweep`.
+"""What Hydra finds of bit_axon: the sweepers, the launcher, and `sweeps/` as the config group `sweep`.
 
 Hydra imports every module of the namespace package `hydra_plugins` at every start, for `--help` and
 completion too, and takes sweepers and launchers from nowhere else. So only Hydra is imported here; the
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins import basic_sweeper
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
@@ -64,6 +65,13 @@ class BitAxonSweeperConf(SweepSettings):
 
 
 @dataclass
+class BasicSweeperConf(basic_sweeper.BasicSweeperConf):
+    """The option `hydra/sweeper=basic`, in place of Hydra's."""
+
+    _target_: str = f"{_MODULE}.BasicSweeper"
+
+
+@dataclass
 class IsolatedLauncherConf:
     """The option `hydra/launcher=isolated`."""
 
@@ -75,6 +83,7 @@ class IsolatedLauncherConf:
 
 for _group, _name, _conf in (
     ("hydra/sweeper", "bit_axon", BitAxonSweeperConf),
+    ("hydra/sweeper", "basic", BasicSweeperConf),
     ("hydra/launcher", "isolated", IsolatedLauncherConf),
 ):
     ConfigStore.instance().store(group=_group, name=_name, node=_conf, provider=_PROVIDER)
@@ -124,6 +133,20 @@ class BitAxonSweeper(SweepSettings, Sweeper):
             default = getattr(SweepSettings(), name)
             found[name] = chosen_options(f"hydra.sweeper.{name}", value, default, layers)
         return found
+
+
+class BasicSweeper(basic_sweeper.BasicSweeper):
+    """Hydra's own, for a grid; one that is refused leaves nothing behind."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Runs every combination; `arguments` are the overrides of the command line."""
+        from bit_axon.sweep.unbegun import remove_unbegun
+
+        try:
+            return super().sweep(arguments)
+        finally:
+            assert self.config is not None
+            remove_unbegun(Path(str(self.config.hydra.sweep.dir)))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

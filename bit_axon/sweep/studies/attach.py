@@ -6,6 +6,7 @@ public way to go on with a trial in another process.
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from bit_axon.sweep.config.pruners import build_pruner
 from bit_axon.sweep.studies import lease
 from bit_axon.sweep.studies.counting import OWNER
 from bit_axon.sweep.studies.handle import TELL_SECONDS, TrialHandle
+from bit_axon.sweep.studies.stops import heard
 from bit_axon.sweep.studies.storage import Patience, storage_url
 from bit_axon.sweep.studies.study import existing_study, settings_of
 
@@ -94,6 +96,7 @@ def attach(
         TrialTakenError: the trial has ended.
         ConfigError: there is no such study.
         StorageError: the storage could not be reached for minutes.
+        KeyboardInterrupt: a stop was asked for meanwhile.
     """
     url = storage_url(Path(config.sweep_dir), environment)
     waits = patience or Patience(url)
@@ -110,7 +113,7 @@ def attach(
             raise _taken(config) from error
         return TrialHandle(trial, settings, waits, beat_seconds)
 
-    return waits.up_to(TELL_SECONDS)(begun)
+    return replace(waits, seconds=TELL_SECONDS, stop=heard())(begun)
 
 
 def _taken(config: TrialAddress) -> TrialTakenError:

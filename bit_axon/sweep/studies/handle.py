@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -14,6 +15,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from bit_axon.errors import StorageError
 from bit_axon.sweep.studies import lease
 from bit_axon.sweep.studies.counting import MESSAGE, OWNER, REASON
+from bit_axon.sweep.studies.stops import listening
 from bit_axon.sweep.studies.storage import Patience
 from bit_axon.sweep.thermal.heat import HeatBudget, parse_budget
 from bit_axon.sweep.thermal.heat_pruner import HeatPruner
@@ -23,6 +25,7 @@ REPORT_SECONDS: Final = 0.5  # how long a report is tried; training waits for it
 QUIET_SECONDS: Final = 20.0  # after one that failed, reports are only kept for so long
 TELL_SECONDS: Final = 300.0
 _MESSAGE_CHARACTERS: Final = 1000
+_INTERRUPTED: Final = "interrupted"  # the reason of a run that was told to stop
 
 
 class TrialHandle:
@@ -209,17 +212,26 @@ class TrialHandle:
     def _end(self, state: TrialState, values: list[float] | None, facts: Mapping[str, str]) -> bool:
         self._heartbeat.stop()
         try:
-            return not self.taken and self._patience.up_to(TELL_SECONDS)(
-                lambda: self._tell(state, values, facts)
-            )
+            return not self.taken and self._patiently(lambda: self._tell(state, values, facts), facts)
         except UpdateFinishedTrialError:
             self._give_up()
         except StorageError as error:
-            trouble = self._patience.trouble(error)
-            self._patience.say(
-                f"{trouble}. The end of trial {self.number} is not told; it is in the run's result.json."
-            )
+            self._leave_untold(self._patience.trouble(error))
+        except KeyboardInterrupt:
+            self._leave_untold("study storage: it did not answer until the stop")
         return False
+
+    def _patiently(self, tell: Callable[[], bool], facts: Mapping[str, str]) -> bool:
+        """For minutes, or until a stop; one that ended the run was asked for already, so it is tried once."""
+        is_stopped = facts.get(REASON) == _INTERRUPTED
+        with listening() as stop:
+            patience = replace(self._patience, seconds=TELL_SECONDS, stop=lambda: is_stopped or stop())
+            return patience(tell)
+
+    def _leave_untold(self, trouble: str) -> None:
+        """The sweeper, or its next start, finds the end on the disk."""
+        told = f"The end of trial {self.number} is not told; it is in the run's result.json."
+        self._patience.say(f"{trouble}. {told}")
 
     def _tell(self, state: TrialState, values: list[float] | None, facts: Mapping[str, str]) -> bool:
         """Sends everything, the state last; right again where an earlier call got through unanswered."""
