@@ -1,12 +1,13 @@
 """Command-line values that are lists of known names, numbers, or output folders."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from bit_axon.errors import ConfigError, nearest, problem
-from bit_axon.files import outputs_dir, project_root
+from bit_axon.files import outputs_dir, project_root, write_atomic, write_json_atomic
 
 RESULTS = project_root() / "benchmarks" / "results"
 
@@ -58,14 +59,23 @@ def new_folder(given: str | None) -> Path:
     return folder
 
 
+def write(folder: Path, stem: str, text: str, values: Mapping[str, Any]) -> None:
+    """Shows a report and writes it as Markdown, and its numbers as JSON."""
+    say(text)
+    write_atomic(folder / f"{stem}.md", text)
+    write_json_atomic(folder / f"{stem}.json", values)
+    say(f"Written to {folder / stem}.md")
+
+
 def record(folder: Path, stem: str, name: str) -> list[Path]:
-    """Copies a report's three files into the results that are kept with the code."""
+    """Copies a report, its numbers and its figure, if it has one, into the results kept with the code."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     kept: list[Path] = []
-    for suffix in ("md", "json", "png"):
-        target = RESULTS / f"{name}.{suffix}"
-        shutil.copyfile(folder / f"{stem}.{suffix}", target)
-        kept.append(target)
+    for source in (folder / f"{stem}.{suffix}" for suffix in ("md", "json", "png")):
+        if source.is_file():
+            target = RESULTS / f"{name}{source.suffix}"
+            shutil.copyfile(source, target)
+            kept.append(target)
     return kept
 
 

@@ -19,7 +19,6 @@ from benchmarks import options
 from benchmarks.machine import machine_facts
 from bit_axon.cli.failures import report_failure
 from bit_axon.errors import BitAxonError, problem
-from bit_axon.files import write_atomic, write_json_atomic
 from bit_axon.run_directory import RESULT
 from bit_axon.sweep.job import number_of
 from bit_axon.sweep.reporting.finding import find_sweep
@@ -149,14 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _write(
     found: Sequence[Searched], default: float, folder: Path, is_recorded: bool, arguments: Sequence[str]
 ) -> None:
-    text = report_text(found, default, arguments)
-    options.say(text)
     values = {"searches": [asdict(each) for each in found], "default": default}
-    for place in (folder / STEM, *([options.RESULTS / RECORDED] if is_recorded else [])):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(place.with_suffix(".md"), text)
-        write_json_atomic(place.with_suffix(".json"), values)
-        options.say(f"Written to {place.with_suffix('.md')}")
+    options.write(folder, STEM, report_text(found, default, arguments), values)
+    if is_recorded:
+        options.say([f"Recorded {path}" for path in options.record(folder, STEM, RECORDED)])
 
 
 if __name__ == "__main__":
