@@ -1,23 +1,55 @@
 """Fixtures for tests of whole runs: a tiny model with the embedded tokenizer, small data, and a runner."""
 
+import gc
+import io
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker per core: threads of their own would wait for each other
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from bit_axon.backend import mx
 from bit_axon.embedded import nano_path
 from bit_axon.models.loading import read_model_config
 from bit_axon.training.tensors import save_tensors
 
+gc.set_threshold(50_000, 20, 50)  # composing makes so many objects that looking for cycles took a tenth
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
+IN_MEMORY = Path("/dev/shm")
+ROOM_BYTES = 4 * 10**9  # ten times what a session of all tests writes
+
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Has tests write to memory where there is plenty: every commit of a database waits for a disk.
+
+    With --basetemp the files of a session can be kept and looked at.
+    """
+    if config.option.basetemp is None and _has_room():
+        config.option.basetemp = tempfile.mkdtemp(prefix="bit-axon-", dir=IN_MEMORY)
+        config.add_cleanup(partial(shutil.rmtree, config.option.basetemp, ignore_errors=True))
+
+
+def _has_room() -> bool:
+    if not IN_MEMORY.is_dir():
+        return False
+    return min(shutil.disk_usage(IN_MEMORY).free, psutil.virtual_memory().available) > ROOM_BYTES
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +67,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = Model(ModelArgs.from_dict(config))
     save_tensors(folder / "model.safetensors", dict(tree_flatten(model.parameters())))
     return folder
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store without runs, to be copied: making its tables takes seconds."""
+    from bit_axon.tracking.store import open_store
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    open_store(f"sqlite:///{path}", "bit_axon")
+    return path
 
 
 @dataclass(frozen=True)
@@ -96,6 +138,21 @@ def small_overrides(model: Path, folder: Path) -> list[str]:
         "training.save_every=2",
         "training.compile=false",
     ]
+
+
+def run_of_module(folder: Path, *arguments: str) -> Outcome:
+    """A run that several tests of a module read; its outputs folder is in `folder`.
+
+    Like what the fixture `run` returns, for fixtures of a wider scope.
+    """
+    from bit_axon.run import main
+
+    said, complaints = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(complaints):
+        patch.setenv("BIT_AXON_OUTPUTS", str(folder / "outputs"))
+        code = main(list(arguments))
+    (run_dir,) = (folder / "outputs" / "runs").iterdir()
+    return Outcome(code, said.getvalue(), complaints.getvalue(), run_dir)
 
 
 @pytest.fixture

@@ -260,7 +260,7 @@ class HidMac:
         assert (kind, options, time_stamp) == (15, 0, 0)
         if self.stuck is not None:
             self.reading.set()
-            assert self.stuck.wait(timeout=5)
+            assert self.stuck.wait(timeout=300)
         temperature = self.sensors[self.heap.value(service)[1]][1]
         return 0 if temperature is None else self.heap.new(temperature)
 

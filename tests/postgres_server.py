@@ -6,16 +6,15 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from waiting import LONGEST_SECONDS, wait_for
 
 USER = "postgres"  # as which the server runs when the tests run as root: it refuses to be root
 PASSWORD = "hush-hush"
-_START_SECONDS = 60.0
 
 
 def program(name: str) -> str | None:
@@ -52,17 +51,18 @@ class Server:
         command = [str(program("postgres")), "-D", str(self.folder / "data"), *options]
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, user=self._as, cwd="/")
-        deadline = time.monotonic() + _START_SECONDS
         ready = [str(program("pg_isready")), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        while subprocess.run(ready, check=False).returncode:
-            assert time.monotonic() < deadline, (self.folder / "log").read_text()
-            time.sleep(0.05)
+        wait_for(
+            lambda: subprocess.run(ready, check=False).returncode == 0,
+            f"PostgreSQL; its log is {self.folder / 'log'}",
+            self._process,
+        )
 
     def stop(self) -> None:
         """Cuts every connection."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
-            self._process.wait(_START_SECONDS)
+            self._process.wait(LONGEST_SECONDS)
             self._process = None
 
     def new_database(self) -> str:

@@ -2,25 +2,23 @@
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import psutil
 from conftest import ROOT
 from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
-from study_worker import STUDY
+from study_worker import HOLD, STUDY
+from waiting import LONGEST_SECONDS, wait_for
 
 from bit_axon.sweep.studies.counting import tally
 from bit_axon.sweep.studies.study import existing_study
 
 WORKER = Path(__file__).with_name("study_worker.py")
-LONGEST_SECONDS = 300.0  # for a machine with a lot to do
 
 
 @contextmanager
@@ -38,9 +36,17 @@ class Workers:
         self.storage, self.folder = storage, folder
         self._started: list[subprocess.Popen[str]] = []
 
-    def start(self, n_trials: int, steps: int = 3, pause: float = 0.02) -> "subprocess.Popen[str]":
+    def hold(self) -> None:
+        """From now on trials do not end by themselves: they are there to be hit."""
+        (self.folder / HOLD).touch()
+
+    def release(self) -> None:
+        """Trials go on to their ends."""
+        (self.folder / HOLD).unlink(missing_ok=True)
+
+    def start(self, n_trials: int) -> "subprocess.Popen[str]":
         """One worker of the sweep."""
-        arguments = [self.storage, str(self.folder), str(n_trials), str(steps), str(pause)]
+        arguments = [self.storage, str(self.folder), str(n_trials)]
         process = subprocess.Popen(
             [sys.executable, str(WORKER), *arguments],
             cwd=ROOT,
@@ -86,14 +92,6 @@ def end_if_ours(pid: int) -> None:
             process.kill()
     except (psutil.NoSuchProcess, ValueError):
         return
-
-
-def wait_for(condition: Callable[[], Any], what: str) -> None:
-    """Until it is true."""
-    deadline = time.monotonic() + LONGEST_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.02)
 
 
 def check_account(

@@ -1,9 +1,9 @@
 """A sweep's worker in miniature, and a trainer that only reports numbers: real processes for tests to kill.
 
-    study_worker.py STORAGE FOLDER N_TRIALS STEPS PAUSE
+    study_worker.py STORAGE FOLDER N_TRIALS
 
 opens the study and runs trials, each in a process of its own, until it is done. A trial writes
-`FOLDER/trial-N.pid` when it has attached.
+`FOLDER/trial-N.pid` when it has attached, and does not go on while there is a `FOLDER/hold`.
 """
 
 import os
@@ -16,6 +16,9 @@ from types import FrameType
 
 STUDY = "kills"
 SEED = 3
+HOLD = "hold"
+STEPS = 3
+STEP_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def open_trials(storage: str, n_trials: int, **options):
     return Trials(study, storage, n_trials, **options)
 
 
-def work(storage: str, folder: Path, n_trials: int, steps: int, pause: float) -> int:
+def work(storage: str, folder: Path, n_trials: int) -> int:
     """The loop of a sweeper; 130 when it was interrupted."""
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
@@ -95,7 +98,7 @@ def work(storage: str, folder: Path, n_trials: int, steps: int, pause: float) ->
         if trial is None:
             time.sleep(0.1)
             continue
-        child = forked(folder, trial.number, steps, pause)
+        child = forked(folder, trial.number)
         try:
             code = exit_code(child)
         except Stopped:
@@ -107,12 +110,12 @@ def work(storage: str, folder: Path, n_trials: int, steps: int, pause: float) ->
     return 0
 
 
-def forked(folder: Path, number: int, steps: int, pause: float) -> int:
+def forked(folder: Path, number: int) -> int:
     """A trial in a process of its own; forked, as the imports take longer than the trial."""
     child = os.fork()
     if child == 0:
         try:
-            os._exit(train(folder, number, steps, pause))
+            os._exit(train(folder, number))
         finally:
             os._exit(1)
     return child
@@ -123,7 +126,7 @@ def exit_code(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def train(folder: Path, number: int, steps: int, pause: float) -> int:
+def train(folder: Path, number: int) -> int:
     """One trial."""
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
@@ -133,17 +136,19 @@ def train(folder: Path, number: int, steps: int, pause: float) -> int:
     params = dict(handle.params)
     (folder / f"trial-{number}.pid").write_text(str(os.getpid()))
     try:
-        for step in range(1, steps + 1):
-            time.sleep(pause)
+        for step in range(1, STEPS + 1):
+            time.sleep(STEP_SECONDS)
+            while (folder / HOLD).exists():
+                time.sleep(STEP_SECONDS)
             if handle.report(step, curve(params, step)):
                 handle.pruned()
                 return 0
     except Stopped:
         handle.fail("interrupted", f"at step {step}")
         return 130
-    handle.complete([curve(params, steps)])
+    handle.complete([curve(params, STEPS)])
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(work(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])))
+    sys.exit(work(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))

@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,13 @@ from conftest import ROOT, Outcome, Runner
 from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
-from study_cases import wait_for
+from waiting import LONGEST_SECONDS, wait_for
 
 from bit_axon.sweep.studies.counting import tally
 from bit_axon.sweep.studies.study import existing_study
 
 NAME = "tiny"
-LONGEST_SECONDS = 240.0  # of one command, on a machine with a lot to do
+
 RATE = "training.learning_rate"
 SEARCH = f"""# @package _global_
 defaults:
@@ -162,14 +160,6 @@ def check_account(search: Search, n_trials: int, reasons: tuple[str, ...] = ()) 
         if "retry_of" in trial.user_attrs:
             assert trial.params == trials[trial.user_attrs["retry_of"]].params
     assert len({trial.params[RATE] for trial in complete}) == n_trials
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> None:
-    """As `wait_for`, with the patience that whole commands need."""
-    deadline = time.monotonic() + LONGEST_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.05)
 
 
 def one_message(outcome: Outcome, code: int) -> str:

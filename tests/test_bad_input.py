@@ -359,7 +359,7 @@ def in_a_process(arguments: Sequence[str], **environment: str) -> Outcome:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=300,
         env={**os.environ, **environment},
     )
     return Outcome(done.returncode, done.stdout, done.stderr, None)
@@ -371,7 +371,7 @@ from bit_axon.run import main
 for override in ("model.path=nobody/nothing", "data.train=nobody/nothing"):
     started = time.perf_counter()
     assert main([*sys.argv[1:], override]) == 2
-    assert time.perf_counter() - started < 10
+    assert time.perf_counter() - started < 25  # seconds of work, on a machine with a lot to do
 """
 
 
@@ -462,13 +462,18 @@ DAMAGED: list[tuple[str, Callable[[Path], object], list[str]]] = [
     ("damage", "says"), [case[1:] for case in DAMAGED], ids=[case[0] for case in DAMAGED]
 )
 def test_a_damaged_checkpoint(
-    damage: Callable[[Path], object], says: list[str], refused: Refused, cut_run: Path, run: Runner
+    damage: Callable[[Path], object], says: list[str], refused: Refused, cut_run: Path
 ) -> None:
     damage(cut_run)
     remedy = f"delete {last_checkpoint(cut_run)}"
     refused(f"resume={cut_run}", says=[*says, str(last_checkpoint(cut_run)), remedy])
+
+
+def test_a_damaged_checkpoint_that_was_deleted_is_made_again(cut_run: Path, run: Runner) -> None:
+    """What the messages above advise."""
     shutil.rmtree(last_checkpoint(cut_run))
-    assert run(f"resume={cut_run}").code == 0  # the remedy works
+    assert run(f"resume={cut_run}").code == 0
+    assert last_checkpoint(cut_run).is_dir()
 
 
 def test_a_checkpoint_of_another_adapter_or_model(
@@ -524,7 +529,7 @@ def test_resuming_what_is_no_run(refused: Refused, cut_run: Path, tmp_path: Path
 def test_resuming_with_other_rows_or_weights(
     refused: Refused, run: Runner, small_run: list[str], model: Path, tmp_path: Path
 ) -> None:
-    run_dir = run(*small_run, f"model.path={model}").run_dir
+    run_dir = run(*small_run, f"model.path={model}", "training.max_steps=1").run_dir
     (run_dir / "result.json").unlink()
     file = tmp_path / "valid.jsonl"
     rows = file.read_text()
@@ -593,7 +598,7 @@ def test_reproducing_with_a_wrong_override(
 def test_reproducing_after_one_character_of_the_data_has_changed(
     reproduce: Callable[..., Outcome], run: Runner, small_run: list[str], tmp_path: Path
 ) -> None:
-    run_dir = run(*small_run).run_dir
+    run_dir = run(*small_run, "training.max_steps=1", "training.eval_every=0").run_dir
     valid = tmp_path / "valid.jsonl"
     valid.write_text(valid.read_text().replace("Add", "Bdd", 1))
     done = reproduce(str(run_dir), "--check")

@@ -139,7 +139,7 @@ def shown(outputs_folder: Path) -> Iterator[Shown]:
     finally:
         give_up.cancel()
         server.send_signal(signal.SIGINT)
-        server.communicate(timeout=30)
+        server.communicate(timeout=START_SECONDS)
 
 
 def found(outputs: Path, url: str) -> Shown:

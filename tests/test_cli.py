@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from tracking_cases import RESULT, make_run
 from typer.testing import CliRunner
+from waiting import LONGEST_SECONDS, slowness
 
 from bit_axon import __version__
 from bit_axon.cli.failures import report_failure
@@ -53,7 +54,10 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         f"    print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]), file=sys.stderr)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, *arguments], capture_output=True, text=True, timeout=30
+        [sys.executable, "-W", "error", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_SECONDS,
     )
     assert (done.returncode, json.loads(done.stderr)) == (0, [])
     assert "Usage" in done.stdout or __version__ in done.stdout
@@ -62,12 +66,12 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_help_takes_less_than_six_tenths_of_a_second() -> None:
     command = [sys.executable, "-m", "bit_axon.cli.main", "--help"]
     fastest_seconds = min(_timed(command) for _ in range(3))
-    assert fastest_seconds < 0.6
+    assert fastest_seconds < 0.6 * slowness()
 
 
 def _timed(command: list[str]) -> float:
     started = time.perf_counter()
-    subprocess.run(command, capture_output=True, check=True, timeout=30)
+    subprocess.run(command, capture_output=True, check=True, timeout=LONGEST_SECONDS)
     return time.perf_counter() - started
 
 
@@ -153,16 +157,16 @@ def test_the_interface_starts_answers_and_ends_with_ctrl_c(tmp_path: Path) -> No
         text=True,
         env={**os.environ, "BIT_AXON_OUTPUTS": str(tmp_path)},
     )
-    watchdog = threading.Timer(90.0, process.kill)
+    watchdog = threading.Timer(LONGEST_SECONDS, process.kill)
     watchdog.start()
     try:
         assert process.stdout is not None
         said = [process.stdout.readline(), process.stdout.readline()]
         assert said[1].startswith(f"ready: http://127.0.0.1:{port}")
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=LONGEST_SECONDS) as reply:
             assert b"MLflow" in reply.read()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=LONGEST_SECONDS) == 0
         process.stdout.close()
     finally:
         watchdog.cancel()

@@ -274,15 +274,18 @@ def test_small_formats() -> None:
 
 def test_a_reader_that_leaves_early_does_not_end_the_process() -> None:
     code = (
-        "import sys, time\n"
+        "import sys\n"
         "from bit_axon.cli.console import ConsoleObserver\n"
         "observer = ConsoleObserver()\n"
+        "observer.on_message('line')\n"
+        "sys.stdin.read()\n"  # until the reader has left
         "for _ in range(50):\n"
-        "    observer.on_message('line'); time.sleep(0.005)\n"
+        "    observer.on_message('line')\n"
         "print('reached the end', file=sys.stderr)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -291,9 +294,10 @@ def test_a_reader_that_leaves_early_does_not_end_the_process() -> None:
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
-    assert process.stderr is not None
+    assert process.stdin is not None and process.stderr is not None
+    process.stdin.close()
     said = process.stderr.read()
     process.stderr.close()
-    process.wait(timeout=10)
+    process.wait(timeout=300)
     assert "reached the end" in said
     assert "Error" not in said

@@ -50,7 +50,7 @@ def test_internal_links_lead_somewhere(page: Path) -> None:
 def text_files() -> list[Path]:
     """What belongs to the project: tracked files, and new ones that are not ignored."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     if done.returncode:
         pytest.skip("not a git checkout")
     paths = (ROOT / name for name in done.stdout.split("\0") if name)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Outcome, Runner
+from conftest import ROOT, Outcome, Runner, run_of_module, small_overrides
 from laboratory import Fake, reading
 from thermal_cases import Bench
 
@@ -130,7 +130,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "Ctrl-C or SIGTERM in a pause": (
         "test_thermal_gate.py::test_case_interrupted_in_a_pause",
         "test_thermal_run.py::test_a_signal_ends_a_real_pause",
-        "test_thermal_loop.py::test_a_requested_stop_ends_the_waiting",
+        "test_thermal_loop.py::test_requested_stops_end_the_waiting",
         "test_thermal_loop.py::test_a_stop_requested_in_a_pause_is_heard_before_the_next_piece",
     ),
     "disk full or MLflow down": (
@@ -422,7 +422,7 @@ def test_a_run_without_a_source_says_so_once_and_is_tagged(
     platform: str, system: Install, run: Runner, small_run: list[str]
 ) -> None:
     system(platform, NOTHING)
-    done = run(*small_run, "thermal=auto")
+    done = run(*small_run, "thermal=auto", "training.max_steps=1")
     assert done.code == 0, done.err
     said = " ".join((done.out + done.err).split())
     assert said.count("No temperature sensor answers") == 1
@@ -490,13 +490,21 @@ def test_a_run_that_starts_hot_waits_or_begins_slowly(run: Runner, small_run: li
     assert adapter(cold) == adapter(tiers) == adapter(pacing)
 
 
+WARM = ["thermal=simulated_air", "thermal.simulation.start_temp=70"]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A warm run of the same rows as each test's own, that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("whole")
+    return run_of_module(folder, *small_overrides(tiny_model, folder), *WARM)
+
+
 def test_a_trace_that_cannot_be_written_costs_the_run_nothing(
-    run: Runner, small_run: list[str], monkeypatch: pytest.MonkeyPatch
+    run: Runner, small_run: list[str], whole: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    simulated = [*small_run, "thermal=simulated_air", "thermal.simulation.start_temp=70"]
-    whole = run(*simulated)
     monkeypatch.setattr(assembly, "TRACE_FILE", "absent/thermal.csv")
-    done = run(*simulated)
+    done = run(*small_run, *WARM)
     assert done.code == 0 and done.result["state"] == "finished", done.err
     assert adapter(done) == adapter(whole)
     thermal: dict[str, Any] = done.result["thermal"]
@@ -505,16 +513,16 @@ def test_a_trace_that_cannot_be_written_costs_the_run_nothing(
     assert whole.result["thermal"]["dropped_rows"] == 0
 
 
-def test_without_a_tracking_server_the_trace_is_whole(run: Runner, small_run: list[str]) -> None:
+def test_without_a_tracking_server_the_trace_is_whole(
+    run: Runner, small_run: list[str], whole: Outcome
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    simulated = [*small_run, "thermal=simulated_air", "thermal.simulation.start_temp=70"]
-    alone = run(*simulated)
-    done = run(*simulated, "tracking=mlflow", f"tracking.uri={address}")
+    done = run(*small_run, *WARM, "tracking=mlflow", f"tracking.uri={address}")
     assert done.code == 0 and done.result["state"] == "finished", done.err
     assert "Traceback" not in done.out + done.err
-    assert adapter(done) == adapter(alone)
-    rows, expected = (read_trace(d.run_dir / "thermal.csv") for d in (done, alone))  # type: ignore[operator]
+    assert adapter(done) == adapter(whole)
+    rows, expected = (read_trace(d.run_dir / "thermal.csv") for d in (done, whole))  # type: ignore[operator]
     assert [row.t_mono_s for row in rows] == [row.t_mono_s for row in expected]
     assert [row.temp_ctrl_c for row in rows[1:]] == [row.temp_ctrl_c for row in expected[1:]]

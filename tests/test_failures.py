@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -13,9 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Outcome, Runner, rows_file
+from conftest import ROOT, Outcome, Runner, rows_file, run_of_module, small_overrides
+from waiting import LONGEST_SECONDS, wait_for
 
 from bit_axon.tracking.sync import sync_run
+from bit_axon.tracking.writer import TrackingWriter
 from bit_axon.training.checkpoint import checkpoints
 
 STEPS = ["training.max_steps=10", "training.save_every=2", "training.keep_checkpoints=20"]
@@ -59,6 +62,15 @@ def only_message(done: Outcome) -> str:
     return done.err
 
 
+@pytest.fixture(scope="module")
+def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the same rows as each test's own, that nothing breaks."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = run_of_module(folder, *small_overrides(tiny_model, folder), *STEPS)
+    assert done.code == 0 and done.run_dir is not None, done.err
+    return done.run_dir
+
+
 def adapter(run_dir: Path) -> bytes:
     return (run_dir / "adapters.safetensors").read_bytes()
 
@@ -69,10 +81,8 @@ def lines(run_dir: Path) -> list[str]:
 
 @pytest.mark.parametrize("checkpoints_that_fit", [0, 2])
 def test_the_disk_fills_up(
-    checkpoints_that_fit: int, mounted: Callable[..., Path], run: Runner, small_run: list[str]
+    checkpoints_that_fit: int, mounted: Callable[..., Path], run: Runner, small_run: list[str], whole: Path
 ) -> None:
-    whole = run(*small_run, *STEPS)
-    assert whole.code == 0, whole.err
     disk = mounted(f"size={64_000 + checkpoints_that_fit * CHECKPOINT_BYTES}")
     folder = disk / "run"
     done = run(*small_run, *STEPS, f"hydra.run.dir={folder}")
@@ -82,13 +92,13 @@ def test_the_disk_fills_up(
     kept = checkpoints(folder / "checkpoints")
     assert len(kept) == checkpoints_that_fit
     for checkpoint in kept:
-        twin = whole.run_dir / "checkpoints" / checkpoint.name
+        twin = whole / "checkpoints" / checkpoint.name
         for name in ("adapters.safetensors", "optimizer_state.safetensors"):
             assert (checkpoint / name).read_bytes() == (twin / name).read_bytes()
     assert not list(folder.rglob("*.tmp"))
     mounted("size=8m")
     assert run(f"resume={folder}").code == 0
-    assert adapter(folder) == adapter(whole.run_dir)
+    assert adapter(folder) == adapter(whole)
     assert json.loads((folder / "result.json").read_text())["state"] == "finished"
 
 
@@ -132,11 +142,10 @@ def test_outputs_are_read_only(
 
 
 def test_outputs_become_read_only_while_a_run_goes_on(
-    mounted: Callable[..., Path], run: Runner, small_run: list[str]
+    mounted: Callable[..., Path], run: Runner, small_run: list[str], whole: Path
 ) -> None:
     """The metrics file stays writable on some systems; a checkpoint cannot be made on any."""
     folder = mounted("size=8m") / "run"
-    whole = run(*small_run, *STEPS)
     first = run(*small_run, *STEPS, "training.max_minutes=0.0000001", f"hydra.run.dir={folder}")
     assert first.code == 0
     before = sorted(path.name for path in folder.rglob("*"))
@@ -146,7 +155,7 @@ def test_outputs_become_read_only_while_a_run_goes_on(
     assert sorted(path.name for path in folder.rglob("*")) == before
     mounted("rw,size=8m")
     assert run(f"resume={folder}", "training.max_minutes=null").code == 0
-    assert adapter(folder) == adapter(whole.run_dir)
+    assert adapter(folder) == adapter(whole)
 
 
 def test_outputs_below_a_file(
@@ -164,7 +173,13 @@ def closed_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_the_mlflow_server_is_not_there(run: Runner, small_run: list[str]) -> None:
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a run waits until MLflow's thread has said all it has to say."""
+    monkeypatch.setattr(TrackingWriter.close, "__defaults__", (LONGEST_SECONDS,))
+
+
+def test_the_mlflow_server_is_not_there(run: Runner, small_run: list[str], patient: None) -> None:
     address = f"http://127.0.0.1:{closed_port()}"
     done = run(*small_run, "tracking=mlflow", f"tracking.uri={address}")
     assert done.code == 0 and done.result["state"] == "finished"
@@ -174,9 +189,11 @@ def test_the_mlflow_server_is_not_there(run: Runner, small_run: list[str]) -> No
     assert "Traceback" not in said
 
 
-def test_the_mlflow_database_is_locked(run: Runner, small_run: list[str], outputs: Path) -> None:
-    database = outputs / "mlflow.db"
+def test_the_mlflow_database_is_locked(
+    run: Runner, small_run: list[str], outputs: Path, patient: None, mlflow_database: Path
+) -> None:
     outputs.mkdir()
+    database = Path(shutil.copy(mlflow_database, outputs / "mlflow.db"))
     other = sqlite3.connect(database, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     try:
@@ -201,11 +218,12 @@ def start(arguments: list[str], outputs: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.002)
+def wait_for_line(words: str, run_dir: Path, process: subprocess.Popen[str]) -> None:
+    """Returns once the log of the run has them."""
+    log = run_dir / "metrics.jsonl"
+    wait_for(
+        lambda: log.is_file() and words in log.read_text(), f"{words} in {log}", process, pause_seconds=0.001
+    )
 
 
 @pytest.mark.slow
@@ -213,17 +231,17 @@ def test_the_second_ctrl_c_ends_the_run_at_once(
     small_run: list[str], outputs: Path, tmp_path: Path, run: Runner
 ) -> None:
     """During the first evaluation, which takes a while; the run then goes on from its start."""
-    rows_file(tmp_path / "valid.jsonl", 120)
+    rows_file(tmp_path / "valid.jsonl", 400)  # a second's work or more, for a test that is not woken at once
     arguments = [*small_run, "data.packing=false", "training.batch_size=1", "training.eval_every=0"]
     folder = tmp_path / "stopped"
     process = start([*arguments, f"hydra.run.dir={folder}"], outputs)
-    wait_for(folder / "metrics.jsonl", process)
+    wait_for_line("", folder, process)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     said = process.stderr.readline() + process.stderr.readline()
     assert "Stopping after this micro-batch" in said
     process.send_signal(signal.SIGINT)
-    rest = process.communicate(timeout=30)[1]
+    rest = process.communicate(timeout=LONGEST_SECONDS)[1]
     assert process.returncode == 130, rest
     assert rest.strip() == "Stopped at once; the last checkpoint is kept."
     assert not (folder / "result.json").exists() and not checkpoints(folder / "checkpoints")
@@ -235,12 +253,10 @@ def test_the_second_ctrl_c_ends_the_run_at_once(
 def test_killed_before_the_first_checkpoint(
     small_run: list[str], outputs: Path, tmp_path: Path, run: Runner
 ) -> None:
-    arguments = [*small_run, "training.max_steps=30", "training.save_every=0", "training.eval_every=0"]
+    arguments = [*small_run, "training.max_steps=60", "training.save_every=0", "training.eval_every=0"]
     folder = tmp_path / "killed"
     process = start([*arguments, f"hydra.run.dir={folder}"], outputs)
-    wait_for(folder / "metrics.jsonl", process)
-    while '"step": 3, "kind": "train"' not in (folder / "metrics.jsonl").read_text():
-        time.sleep(0.001)
+    wait_for_line('"step": 3, "kind": "train"', folder, process)
     process.kill()
     process.communicate()
     assert not checkpoints(folder / "checkpoints") and not (folder / "result.json").exists()
@@ -260,10 +276,10 @@ def test_ctrl_c_before_the_run_has_begun(
     writer = threading.Thread(target=lambda: held.append(os.open(pipe, os.O_WRONLY)), daemon=True)
     held: list[int] = []
     writer.start()
-    writer.join(timeout=60)  # until the run opens it
+    writer.join(timeout=LONGEST_SECONDS)  # until the run opens it
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=LONGEST_SECONDS)
     os.close(held[0])
     assert (process.returncode, out, err) == (130, "", "bit_axon: interrupted\n")
     assert list((outputs / "runs").iterdir()) == []

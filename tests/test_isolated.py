@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -19,9 +20,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
+from waiting import AT_ONCE_SECONDS, LONGEST_SECONDS, wait_for
 
 from bit_axon.composition import conf_dir, register_resolvers
 from bit_axon.errors import BitAxonError
+from bit_axon.sweep.launching import child as child_module
 from bit_axon.sweep.launching.child import DEADLINE, Ending, Limits, run_child
 from bit_axon.sweep.launching.command import job_environment, quoted
 from bit_axon.sweep.launching.isolated import LOG, IsolatedReturn, launch
@@ -32,7 +35,7 @@ seen = []
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: seen.append(number))
 print("ready", flush=True)
-until = time.monotonic() + 20
+until = time.monotonic() + 300
 while not seen and time.monotonic() < until:
     time.sleep(0.01)
 time.sleep(0.3)
@@ -43,10 +46,11 @@ HEEDS_NOTHING = """
 import signal, subprocess, sys, time
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
-other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print("ready", other.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
+PATIENT = Limits(grace_seconds=LONGEST_SECONDS)  # for a child that ends when it is told to
 
 
 class Shown:
@@ -67,16 +71,11 @@ def child(code: str, log: Path, shown: Shown | None = None, limits: Limits = Lim
 
 
 def has_gone(pid: int) -> bool:
-    """Whether a process ends within seconds; one that nobody has fetched the exit code of has ended."""
-    until = time.monotonic() + 10
-    while time.monotonic() < until:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.02)
-    return False
+    """Whether a process has ended; nobody may have fetched its exit code."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.fixture
@@ -84,18 +83,19 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "7.log"
 
 
-def test_lines_are_shown_as_they_come_and_kept(log: Path) -> None:
+def test_lines_are_shown_as_they_come_and_kept(log: Path, tmp_path: Path) -> None:
+    """The child does not end before its first line was shown."""
+    seen = tmp_path / "seen"
     code = (
-        "import sys, time\n"
-        "print('first'); print('10%\\r50%\\r100%'); print('\\xe9', file=sys.stderr); time.sleep(0.3)\n"
+        "import pathlib, sys, time\n"
+        "print('first'); print('10%\\r50%\\r100%'); print('\\xe9', file=sys.stderr)\n"
+        f"while not pathlib.Path({str(seen)!r}).exists(): time.sleep(0.01)\n"
         "sys.stdout.write('no end')"
     )
-    times: list[float] = []
-    shown = Shown(lambda: times.append(time.monotonic()))
-    ending = child(code, log, shown)
+    shown = Shown(seen.touch)
+    ending = child(code, log, shown, Limits(timeout_seconds=LONGEST_SECONDS))
     assert ending == Ending(0, None, "")
     assert shown.lines == ["first", "100%", "é", "no end"]
-    assert time.monotonic() - times[0] > 0.2  # the first line was not kept back until the end
     assert log.read_text().endswith("no end")
 
 
@@ -137,7 +137,7 @@ def test_what_the_kernel_kills_for_memory_is_not_just_killed(
 def test_a_signal_is_passed_on_once(number: signal.Signals, log: Path) -> None:
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     shown = Shown(lambda: os.kill(os.getpid(), number))
-    ending = child(COUNTS_SIGNALS, log, shown)
+    ending = child(COUNTS_SIGNALS, log, shown, PATIENT)
     assert shown.lines == ["ready", f"seen {int(number)}"]
     assert (ending.reason, ending.stopped) == ("interrupted", number)
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
@@ -147,9 +147,9 @@ def test_what_does_not_end_is_killed_with_all_it_started(log: Path) -> None:
     shown = Shown(lambda: os.kill(os.getpid(), signal.SIGTERM))
     started = time.monotonic()
     ending = child(HEEDS_NOTHING, log, shown, Limits(grace_seconds=0.3))
-    assert 0.3 <= time.monotonic() - started < 10
+    assert 0.3 <= time.monotonic() - started < AT_ONCE_SECONDS  # not ten minutes, which it would have taken
     assert (ending.exit_code, ending.reason) == (-signal.SIGKILL, "interrupted")
-    assert has_gone(int(shown.lines[0].split()[1]))
+    wait_for(lambda: has_gone(int(shown.lines[0].split()[1])), "the child's child to be gone")
 
 
 def test_a_second_signal_kills_at_once(log: Path) -> None:
@@ -158,25 +158,35 @@ def test_a_second_signal_kills_at_once(log: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     started = time.monotonic()
-    ending = child(HEEDS_NOTHING, log, Shown(twice), Limits(grace_seconds=50))
-    assert time.monotonic() - started < 10
+    ending = child(HEEDS_NOTHING, log, Shown(twice), PATIENT)
+    assert time.monotonic() - started < AT_ONCE_SECONDS
     assert ending.exit_code == -signal.SIGKILL
 
 
-@pytest.mark.parametrize(("code", "exit_code"), [(COUNTS_SIGNALS, 130), (HEEDS_NOTHING, -9)])
-def test_its_time_is_up(code: str, exit_code: int, log: Path) -> None:
-    ending = child(code, log, limits=Limits(timeout_seconds=0.5, grace_seconds=0.6))
+@pytest.mark.parametrize(
+    ("code", "grace_seconds", "exit_code"), [(COUNTS_SIGNALS, LONGEST_SECONDS, 130), (HEEDS_NOTHING, 0.6, -9)]
+)
+def test_its_time_is_up(
+    code: str, grace_seconds: float, exit_code: int, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour after it has begun to listen to signals, however long that took."""
+    passed: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + sum(passed))
+    monkeypatch.setattr(child_module, "time", clock)
+    shown = Shown(lambda: passed.append(3600.0))
+    ending = child(code, log, shown, Limits(timeout_seconds=3600.0, grace_seconds=grace_seconds))
     assert (ending.exit_code, ending.reason, ending.stopped) == (exit_code, "timeout", None)
 
 
 def test_time_that_is_not_up_changes_nothing(log: Path) -> None:
-    assert child("", log, limits=Limits(timeout_seconds=60)).reason is None
+    assert child("", log, limits=Limits(timeout_seconds=LONGEST_SECONDS)).reason is None
 
 
 def test_the_child_knows_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIT_AXON_ANYTHING", "here")
+    earliest = time.monotonic() + 100
     environment = job_environment(Limits(timeout_seconds=100))
-    assert 98 < float(environment[DEADLINE]) - time.monotonic() <= 100
+    assert earliest - 1 <= float(environment[DEADLINE]) <= time.monotonic() + 100
     assert environment["BIT_AXON_ANYTHING"] == "here"
     assert DEADLINE not in job_environment(Limits())
 
@@ -188,14 +198,15 @@ def test_a_child_does_not_outlive_an_error_here(log: Path) -> None:
     shown = Shown(broken)
     with pytest.raises(ValueError, match="no terminal"):
         child(HEEDS_NOTHING, log, shown, Limits(grace_seconds=0.2))
-    assert has_gone(int(shown.lines[0].split()[1]))
+    wait_for(lambda: has_gone(int(shown.lines[0].split()[1])), "the child's child to be gone")
 
 
 def test_a_child_lives_on_when_its_launcher_is_killed(log: Path, tmp_path: Path) -> None:
-    done = tmp_path / "done"
+    alone, done = tmp_path / "alone", tmp_path / "done"
     code = (
         "import os, pathlib, time\n"
-        "print('started', os.getpid(), os.getpgid(0), flush=True); time.sleep(0.7)\n"
+        "print('started', os.getpid(), os.getpgid(0), flush=True)\n"
+        f"while not pathlib.Path({str(alone)!r}).exists(): time.sleep(0.01)\n"
         f"print('x' * 200_000, flush=True); pathlib.Path({str(done)!r}).touch()"
     )
     launcher = (
@@ -211,11 +222,10 @@ def test_a_child_lives_on_when_its_launcher_is_killed(log: Path, tmp_path: Path)
     process.kill()
     process.wait()
     process.stdout.close()
+    alone.touch()
     assert pid == group  # a Ctrl-C in the launcher's terminal does not reach it directly
-    until = time.monotonic() + 20
-    while not done.exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert done.exists() and len(log.read_text()) > 200_000
+    wait_for(done.exists, "the child's end")
+    assert len(log.read_text()) > 200_000
 
 
 @pytest.mark.parametrize(
@@ -314,7 +324,7 @@ def test_a_grid_that_is_stopped_starts_no_other_job(
     assert process.stdout is not None
     next(line for line in process.stdout if line.startswith("job 0 | step ") and "/100000 " in line)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=LONGEST_SECONDS)
     assert process.returncode == 130 and "Traceback" not in err
     (result,) = outputs.glob("sweeps/*/*/result.json")
     assert result.parent.name == "0" and json.loads(result.read_text())["state"] == "interrupted"

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 import pytest
+from waiting import AT_ONCE_SECONDS, LONGEST_SECONDS, slowness, wait_for
 
 from bit_axon.errors import SensorError
-from bit_axon.profiling.clock import VirtualClock
+from bit_axon.profiling.clock import SystemClock, VirtualClock
 from bit_axon.profiling.reading import Event, RawReading, Reading, SensorValue
 from bit_axon.profiling.sensors.base import Probe
 from bit_axon.profiling.thermal import MonitorOptions, ThermalMonitor
@@ -602,11 +603,13 @@ def test_wall_clock_steps_change_only_the_time_stamps():
 # Real time and a real thread
 
 
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    end = time.perf_counter() + seconds
-    while not condition() and time.perf_counter() < end:
-        time.sleep(0.002)
-    return condition()
+class Ahead(SystemClock):
+    """The system's time, and what a test says has passed as well."""
+
+    passed_seconds = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.passed_seconds
 
 
 def test_real_thread_polls_filters_and_stops():
@@ -619,7 +622,7 @@ def test_real_thread_polls_filters_and_stops():
     readings: list[Reading] = []
     with ThermalMonitor(0.01, read_fn=read, on_reading=readings.append) as monitor:
         assert monitor.temperature == 60.0
-        assert until(lambda: len(readings) >= 5)
+        wait_for(lambda: len(readings) >= 5, "five readings")
     count = len(readings)
     assert len(threads) == 2, "the first poll is the caller's, all others the thread's"
     time.sleep(0.05)
@@ -630,15 +633,21 @@ def test_real_thread_polls_filters_and_stops():
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_real_thread_that_dies_makes_the_reading_stale():
+    threads: list[threading.Thread] = []
+
     def ending() -> float:
         if threading.current_thread() is not threading.main_thread():
+            threads.append(threading.current_thread())
             raise SystemExit
         return 60.0
 
-    monitor = ThermalMonitor(0.01, read_fn=ending, options=MonitorOptions(stale_after_seconds=0.1))
+    clock, options = Ahead(), MonitorOptions(stale_after_seconds=3600.0)
+    monitor = ThermalMonitor(0.01, read_fn=ending, clock=clock, options=options)
     monitor.start()
+    wait_for(lambda: threads and not threads[0].is_alive(), "the thread's death")
     assert monitor.temperature == 60.0
-    assert until(lambda: monitor.temperature is None) and monitor.latest().quality == "stale"
+    clock.passed_seconds = 3700.0
+    assert monitor.temperature is None and monitor.latest().quality == "stale"
     monitor.start()  # a dead thread is replaced
     assert monitor.latest().number == 2
     monitor.stop()
@@ -647,23 +656,26 @@ def test_real_thread_that_dies_makes_the_reading_stale():
 def test_real_thread_that_hangs_makes_the_reading_stale_and_holds_nobody_up():
     def hanging() -> float:
         if threading.current_thread() is not threading.main_thread():
-            release.wait(10.0)
+            hangs.set()
+            release.wait(LONGEST_SECONDS)
         return 60.0
 
-    release, events = threading.Event(), []
-    options = MonitorOptions(stale_after_seconds=0.1)
-    monitor = ThermalMonitor(0.01, read_fn=hanging, options=options, on_event=events.append)
+    hangs, release, events = threading.Event(), threading.Event(), []
+    clock, options = Ahead(), MonitorOptions(stale_after_seconds=3600.0)
+    monitor = ThermalMonitor(0.01, read_fn=hanging, clock=clock, options=options, on_event=events.append)
     monitor.start()
-    assert until(lambda: monitor.temperature is None) and monitor.latest().quality == "stale"
+    assert hangs.wait(LONGEST_SECONDS) and monitor.temperature == 60.0
+    clock.passed_seconds = 3700.0
+    assert monitor.temperature is None and monitor.latest().quality == "stale"
     began = time.perf_counter()
     monitor.poll()
     monitor.note_duty(0.5)
     monitor.reset()
-    assert time.perf_counter() - began < 1.0 and monitor.temperature is None
-    time.sleep(0.05)
+    assert time.perf_counter() - began < AT_ONCE_SECONDS and monitor.temperature is None
     release.set()
-    assert until(lambda: monitor.temperature == 60.0)
-    assert until(lambda: bool(events)) and events[0].kind == "late"
+    wait_for(lambda: monitor.temperature == 60.0, "a reading")
+    wait_for(lambda: events, "an event")
+    assert events[0].kind == "late"
     monitor.stop()
 
 
@@ -674,5 +686,6 @@ def test_latest_is_cheap():
 
     fresh = ThermalMonitor(read_fn=lambda: 60.0)
     stale = ThermalMonitor(1e-9, read_fn=lambda: 60.0, options=MonitorOptions(stale_after_seconds=0.0))
-    assert seconds_each(fresh) < 3e-6 and seconds_each(stale) < 3e-6
+    longest = 3e-6 * slowness()
+    assert seconds_each(fresh) < longest and seconds_each(stale) < longest
     assert (fresh.latest().quality, stale.latest().quality) == ("ok", "stale")

@@ -32,7 +32,7 @@ def call(command: Sequence[str], folder: Path, **variables: str | None) -> subpr
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a fresh clone would hold: tracked files, and new ones that are not ignored; no empty folders."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     if listed.returncode:
         return ROOT
     folder = tmp_path_factory.mktemp("source")

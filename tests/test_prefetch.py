@@ -21,7 +21,7 @@ from bit_axon.training.prefetch import Prefetch
 from bit_axon.training.session import SilentObserver
 from bit_axon.training.stepper import Stepper
 
-SECONDS = 5
+SECONDS = 300  # only what is broken takes as long
 
 
 class Watched:

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import mlx_lm
 import numpy as np
 import pytest
 import yaml
-from conftest import Runner
+from conftest import Outcome, Runner, run_of_module, small_overrides
 from safetensors.numpy import load_file
 
 from bit_axon.backend import mx
@@ -21,15 +23,29 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.fixture(scope="module")
+def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Outcome]:
+    """Runs with an adapter and a method, each made once."""
+
+    @cache
+    def made(adapter: str, method: str) -> Outcome:
+        folder = tmp_path_factory.mktemp(f"{adapter}-{method}")
+        base = digest(tiny_model / "model.safetensors")
+        chosen = [f"adapter={adapter}", f"method={method}"]
+        done = run_of_module(folder, *small_overrides(tiny_model, folder), *chosen)
+        assert done.code == 0, done.err
+        assert digest(tiny_model / "model.safetensors") == base
+        return done
+
+    return made
+
+
 @pytest.mark.parametrize("method", ["sft", "orpo"])
 @pytest.mark.parametrize("adapter", ["lora", "dora", "none"])
 def test_every_adapter_with_every_method(
-    adapter: str, method: str, run: Runner, small_run: list[str], tiny_model: Path
+    adapter: str, method: str, trained: Callable[[str, str], Outcome]
 ) -> None:
-    base = digest(tiny_model / "model.safetensors")
-    done = run(*small_run, f"adapter={adapter}", f"method={method}")
-    assert done.code == 0, done.err
-    assert digest(tiny_model / "model.safetensors") == base
+    done = trained(adapter, method)
     result = done.result
     assert result["state"] == "finished" and result["stop_reason"] == "max_steps"
     assert result["step"] == 4
@@ -63,10 +79,11 @@ def test_the_run_directory_holds_what_the_design_says(run: Runner, small_run: li
 
 
 def test_two_runs_in_one_process_have_the_same_bytes(run: Runner, small_run: list[str]) -> None:
-    first = run(*small_run, "adapter.dropout=0.1")
-    other = run(*small_run, "adapter.dropout=0.1", "method=orpo")
-    second = run(*small_run, "adapter.dropout=0.1")
-    third = run(*small_run, "adapter.dropout=0.1", "seed=7")
+    small_run += ["adapter.dropout=0.1", "training.max_steps=2", "training.eval_every=0"]
+    first = run(*small_run)
+    other = run(*small_run, "method=orpo")
+    second = run(*small_run)
+    third = run(*small_run, "seed=7")
     assert first.result["adapter_sha256"] == second.result["adapter_sha256"]
     assert (
         len({first.result["adapter_sha256"], other.result["adapter_sha256"], third.result["adapter_sha256"]})
@@ -120,8 +137,8 @@ def test_a_grid_runs_every_combination(small_run: list[str], outputs: Path) -> N
 
 
 @pytest.mark.parametrize("adapter", ["lora", "dora", "none"])
-def test_mlx_lm_loads_a_run(adapter: str, run: Runner, small_run: list[str], tiny_model: Path) -> None:
-    done = run(*small_run, f"adapter={adapter}")
+def test_mlx_lm_loads_a_run(adapter: str, trained: Callable[[str, str], Outcome], tiny_model: Path) -> None:
+    done = trained(adapter, "sft")
     tokens = mx.array([[5, 9, 300, 17, 42]])
     theirs, _ = mlx_lm.load(str(tiny_model), adapter_path=str(done.run_dir))
     ours = load_base(ModelConfig(path=str(tiny_model)), seed=0).model

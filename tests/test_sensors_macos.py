@@ -186,7 +186,7 @@ def test_close_during_a_read_that_hangs_leaves_what_it_uses() -> None:
     mac.stuck = threading.Event()
     reader = threading.Thread(target=source.read)
     reader.start()
-    assert mac.reading.wait(timeout=5)
+    assert mac.reading.wait(timeout=300)
     source.close()
     assert all(part in mac.heap.live() for part in held)
     mac.stuck.set()

@@ -6,6 +6,7 @@ import statistics
 import threading
 
 import pytest
+from waiting import wait_for
 
 from bit_axon.profiling.clock import SystemClock, VirtualClock
 from bit_axon.profiling.rc_model import PRESETS, ThermalModel
@@ -167,13 +168,12 @@ def test_real_time_is_not_moved_and_may_be_read_from_another_thread() -> None:
         clock.sleep(0.002)
         hot = worker.sensor_temp
         worker.end()
-    clock.sleep(0.2)
+    wait_for(lambda: worker.sensor_temp == pytest.approx(cold, abs=1.0), "the machine to be cold again")
     done.set()
     for reader in readers:
         reader.join()
     assert not failures
     assert hot > cold + 1.0
-    assert worker.sensor_temp == pytest.approx(cold, abs=1.0)
 
 
 def test_the_source_is_always_there() -> None:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from waiting import LONGEST_SECONDS
 
 from bit_axon.stopping import LEAVES_AT_ONCE
 
@@ -33,7 +34,9 @@ def test_the_words_are_those_of_what_is_stopped(arguments: str, said: list[str])
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print('not reached')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_SECONDS
+    )
     assert (done.returncode, done.stdout) == (130, "")
     assert [line for line in done.stderr.splitlines() if line] == said
 

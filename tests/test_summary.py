@@ -4,9 +4,10 @@ import json
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from trace_cases import NAN, row
+from waiting import slowness
 
 from bit_axon.profiling.summary import summarize
 from bit_axon.profiling.trace import TraceRow
@@ -204,6 +205,7 @@ ROWS = st.lists(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_what_holds_for_every_trace(specification: list[tuple[float, dict]]) -> None:
     rows, at_seconds = [], 0.0
@@ -233,5 +235,5 @@ def test_a_long_trace_takes_less_than_a_second() -> None:
     rows = [row(second, 60.0 + second % 30, opt_step=second, **values) for second in range(1000)] * 100
     started = time.perf_counter()
     found = summarize(rows, pause_temp=85.0)
-    assert time.perf_counter() - started < 1.0
+    assert time.perf_counter() - started < 1.0 * slowness()
     assert found["max"] == 89.0

@@ -11,8 +11,9 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
-from study_cases import quick_folder, wait_for
+from study_cases import quick_folder
 from study_worker import STUDY, Address, open_trials, settings, space
+from waiting import slowness, wait_for
 
 from bit_axon.errors import ConfigError
 from bit_axon.sweep.studies import lease
@@ -229,7 +230,7 @@ def test_calling_beat_often_costs_nothing(job: Job) -> None:
     started = time.perf_counter()
     for _ in range(10_000):
         job.handle.beat()
-    assert time.perf_counter() - started < 1.0
+    assert time.perf_counter() - started < 1.0 * slowness()  # 0.1 ms a call: no word to the storage
     assert beat_of(job) == first
 
 

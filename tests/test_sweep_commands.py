@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Runner
-from sweep_run_cases import Search, make_search, one_message, wait_until
+from sweep_run_cases import Search, make_search, one_message
 from test_sweep_plugins import SWEEPS, compose, sweeper_of
+from waiting import LONGEST_SECONDS, wait_for
 
 from bit_axon import run as run_module
 from bit_axon.sweep.config.objectives import known_metrics
@@ -170,7 +171,7 @@ def test_a_search_goes_on_when_nobody_reads_it(search: Search) -> None:
     process = search.start("hydra/launcher=basic")
     assert process.stdout is not None
     process.stdout.close()  # `| head`
-    assert process.wait(200) == 0
+    assert process.wait(LONGEST_SECONDS) == 0
     assert search.states() == ["COMPLETE"] * 2
 
 
@@ -195,7 +196,7 @@ def test_ctrl_c_is_answered_with_what_it_ends(search: Search) -> None:
     steps = ["training.max_steps=100000", "training.eval_every=0", "training.eval_batches=1"]
     command = [*steps, "hydra.sweeper.n_trials=1", "hydra.launcher.grace_seconds=20"]
     runs = search.start(*command)
-    wait_until(lambda: (search.folder / "0" / "metrics.jsonl").is_file(), "trial 0")
+    wait_for(lambda: (search.folder / "0" / "metrics.jsonl").is_file(), "trial 0", runs)
     waits = search.start(*command)
     read_until(waits, "Waiting for")
     waits.send_signal(signal.SIGINT)

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from sweep_cases import SPACE, end_trial, make_study, run_trial, settings
 from tracking_cases import RESULT, make_run
 from typer.testing import CliRunner
+from waiting import LONGEST_SECONDS
 
 from bit_axon.cli.main import app, main
 from bit_axon.cli.sweep_show import _watch, picture
@@ -208,14 +209,17 @@ def test_a_storage_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         Sweep(folder, study, f"sqlite:///{folder}/study.db", 0.0).report()
 
 
-def test_a_study_that_does_not_answer_is_not_taken_for_mlflow(tmp_path: Path) -> None:
+def test_a_study_that_does_not_answer_is_not_taken_for_mlflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bit_axon.sweep.reporting.mirror._SILENT_SECONDS", LONGEST_SECONDS)
     folder, said = tmp_path / "sweep", list[str]()
     study = make_study(folder, trials=2)
     study._storage._backend.engine.dispose()  # type: ignore[attr-defined]
     (folder / "study.db").write_bytes(b"no database" * 1000)
     mirror = SweepMirror(folder, lambda: Sweep(folder, study), Target(uri="http://mlflow:9"), say=said.append)
     mirror.start()
-    assert not mirror.close("finished")
+    assert not mirror.close("finished", LONGEST_SECONDS)
     assert said[0].startswith("tracking: the study's storage: ") and "mlflow" not in said[0]
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from optuna.pruners import NopPruner
 from optuna.trial import TrialState
-from study_cases import Workers, check_account, quick_folder, wait_for
+from study_cases import Workers, check_account, quick_folder
 from study_worker import STUDY, exit_code, settings
+from waiting import wait_for
 
 from bit_axon.sweep.config.samplers import build_sampler
 from bit_axon.sweep.config.space import parse_space
@@ -18,7 +19,6 @@ from bit_axon.sweep.studies.trials import Trials
 
 N_TRIALS = 2
 POINTS = parse_space({"a": "choice(1,2)", "b": "choice(x,y)"}, [])
-SLOW = {"steps": 6, "pause": 0.25}  # long enough to be hit
 
 
 @pytest.fixture
@@ -45,8 +45,10 @@ def again(workers: Workers, n_trials: int = N_TRIALS) -> None:
 def test_a_killed_trial_fails_alone_and_is_run_again(
     workers: Workers, signum: signal.Signals, reason: str
 ) -> None:
-    sweeper = workers.start(N_TRIALS, **SLOW)
+    workers.hold()
+    sweeper = workers.start(N_TRIALS)
     workers.child(0).send_signal(signum)
+    workers.release()
     workers.finish(sweeper)
     check_account(workers.trials(), N_TRIALS, (reason,))
 
@@ -55,21 +57,26 @@ def test_a_killed_trial_fails_alone_and_is_run_again(
 def test_an_interrupted_sweep_goes_on_with_the_trial_it_was_at(
     workers: Workers, signum: signal.Signals
 ) -> None:
-    sweeper = workers.start(N_TRIALS, **SLOW)
+    workers.hold()
+    sweeper = workers.start(N_TRIALS)
     workers.child(0)
     sweeper.send_signal(signum)
     workers.finish(sweeper, code=130)
+    workers.release()
     again(workers)
     check_account(workers.trials(), N_TRIALS, ("interrupted",))
 
 
 @pytest.mark.slow
 def test_the_trial_of_a_killed_sweeper_ends_by_itself_and_is_not_repeated(workers: Workers) -> None:
-    sweeper = workers.start(N_TRIALS, **SLOW)
+    workers.hold()
+    sweeper = workers.start(N_TRIALS)
     child = workers.child(0)
     sweeper.kill()
-    workers.finish(sweeper, code=-signal.SIGKILL)
+    sweeper.wait()
     assert child.is_running()
+    workers.release()
+    workers.finish(sweeper, code=-signal.SIGKILL)
     again(workers)
     check_account(workers.trials(), N_TRIALS)
     assert workers.trials()[0].state is TrialState.COMPLETE
@@ -77,11 +84,13 @@ def test_the_trial_of_a_killed_sweeper_ends_by_itself_and_is_not_repeated(worker
 
 @pytest.mark.slow
 def test_when_sweeper_and_trial_are_killed_the_trial_is_found_and_run_again(workers: Workers) -> None:
-    sweeper = workers.start(N_TRIALS, **SLOW)
+    workers.hold()
+    sweeper = workers.start(N_TRIALS)
     child = workers.child(0)
     sweeper.kill()
     child.kill()
     workers.finish(sweeper, code=-signal.SIGKILL)
+    workers.release()
     wait_for(lambda: not child.is_running(), "the trial to be gone")
     again(workers)
     check_account(workers.trials(), N_TRIALS, ("lost",))

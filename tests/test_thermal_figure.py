@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from trace_cases import row, write_run
@@ -209,6 +209,7 @@ def test_a_run_that_cannot_be_drawn_is_named(tmp_path: Path) -> None:
         overlay_figure([run_dir])
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.0, 100.0), min_size=1, max_size=8), st.floats(0.5, 20.0))
 def test_names_are_moved_apart_as_little_as_it_takes(places: list[float], distance: float) -> None:
     places.sort()

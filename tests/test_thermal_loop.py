@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,13 @@ def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
     return ended
 
 
+@pytest.fixture(scope="module")
+def waited(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Scripted, Ended]:
+    """A training that waits at every check and is never stopped."""
+    gate = Scripted()
+    return gate, train(tiny_model, tmp_path_factory.mktemp("waited"), gate)
+
+
 # Stops
 
 
@@ -279,30 +287,21 @@ def test_a_stop_ends_in_a_checkpoint_and_loses_nothing(
     assert evaluated + rest.told.evaluated == whole.told.evaluated
 
 
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_a_stop_that_waits_goes_on_by_itself(
-    place: Place, tiny_model: Path, tmp_path: Path, whole: Ended
-) -> None:
+def test_stops_that_wait_go_on_by_themselves(tiny_model: Path, tmp_path: Path, whole: Ended) -> None:
+    """At every place of one training; what was done is saved before it waits."""
     saved_when_waiting: list[int] = []
 
     def look() -> None:
         latest = get_latest_checkpoint(tmp_path)
         saved_when_waiting.append(int(latest.name[5:]) if latest else 0)
 
-    gate = Scripted(place, cools=1, waiting=look)
+    gate = Scripted(*PLACES.values(), cools=len(PLACES), waiting=look)
     ended = train(tiny_model, tmp_path, gate)
-    assert ended.reason == "max_steps" and ended.loop.shutdown is None and gate.coolings == 1
-    assert saved_when_waiting == [place[1] if place[0] == "eval" else place[1] - 1]
+    assert ended.reason == "max_steps" and ended.loop.shutdown is None and gate.coolings == len(PLACES)
+    assert saved_when_waiting == [step if phase == "eval" else step - 1 for phase, step, _ in PLACES.values()]
     assert ended.saved == whole.saved and ended.state == whole.state
     assert ended.told.losses == whole.told.losses
     assert ended.told.evaluated == whole.told.evaluated
-
-
-def test_many_stops_in_one_training(tiny_model: Path, tmp_path: Path, whole: Ended) -> None:
-    gate = Scripted(*PLACES.values(), cools=len(PLACES))
-    ended = train(tiny_model, tmp_path, gate)
-    assert gate.coolings == len(PLACES) and ended.told.evaluated == whole.told.evaluated
-    assert ended.saved == whole.saved and ended.told.losses == whole.told.losses
 
 
 def test_stop_after_stop_in_sessions_of_their_own(tiny_model: Path, tmp_path: Path, whole: Ended) -> None:
@@ -325,15 +324,15 @@ def test_an_evaluation_that_was_made_after_a_wait_is_remembered(
     assert cut.told.evaluated + rest.told.evaluated == whole.told.evaluated
 
 
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_a_requested_stop_ends_the_waiting(
-    place: Place, tiny_model: Path, tmp_path: Path, whole: Ended
-) -> None:
-    requested: list[bool] = []
-    gate = Scripted(place, waiting=lambda: requested.append(True))
-    cut = train(tiny_model, tmp_path, gate, stop_requested=lambda: bool(requested))
-    assert cut.reason == "interrupt" and gate.coolings == 1
-    assert cut.saved_step == cut.loop.state.step
+def test_requested_stops_end_the_waiting(tiny_model: Path, tmp_path: Path, whole: Ended) -> None:
+    """One in each session, at the next place; the session after it goes on from there."""
+    for place in PLACES.values():
+        requested: list[bool] = []
+        gate = Scripted(place, waiting=partial(requested.append, True))
+        cut = train(tiny_model, tmp_path, gate, stop_requested=partial(bool, requested))
+        assert cut.reason == "interrupt" and gate.coolings == 1, place
+        done = place[1] if place[0] == "eval" else place[1] - 1
+        assert cut.saved_step == cut.loop.state.step == done, place
     rest = train(tiny_model, tmp_path, Scripted())
     assert rest.saved == whole.saved and rest.state == whole.state
 
@@ -375,9 +374,8 @@ def test_a_stop_leaves_no_half_of_a_step_behind(tiny_model: Path, tmp_path: Path
 # What the gate is asked
 
 
-def test_the_gate_is_asked_before_every_piece_of_work(tiny_model: Path, tmp_path: Path) -> None:
-    gate = Scripted()
-    ended = train(tiny_model, tmp_path, gate)
+def test_the_gate_is_asked_before_every_piece_of_work(waited: tuple[Scripted, Ended]) -> None:
+    gate, ended = waited
     expected = [("eval", 0, 1.0)] * 3
     for step in range(1, STEPS + 1):
         expected += [("train", step, 1.0)] * 3
@@ -386,9 +384,8 @@ def test_the_gate_is_asked_before_every_piece_of_work(tiny_model: Path, tmp_path
     assert gate.drains == [ended.stepper.wait] * 3 * STEPS  # after an evaluated batch the device is at rest
 
 
-def test_the_gate_is_told_of_every_step(tiny_model: Path, tmp_path: Path) -> None:
-    gate = Scripted()
-    ended = train(tiny_model, tmp_path, gate)
+def test_the_gate_is_told_of_every_step(waited: tuple[Scripted, Ended]) -> None:
+    gate, ended = waited
     assert [told[:2] for told in gate.told] == [(r.step, r.tokens) for r in ended.told.steps]
     totals = list(accumulate(record.tokens for record in ended.told.steps))
     assert [told[2] for told in gate.told] == totals and totals[-1] == ended.loop.state.tokens
@@ -398,8 +395,8 @@ def test_the_gate_is_told_of_every_step(tiny_model: Path, tmp_path: Path) -> Non
     assert all(isinstance(shape, tuple) and [rows for rows, _ in shape] == [2, 2, 2] for shape in shapes)
 
 
-def test_records_carry_what_is_known(tiny_model: Path, tmp_path: Path, whole: Ended) -> None:
-    ended = train(tiny_model, tmp_path, Scripted())
+def test_records_carry_what_is_known(waited: tuple[Scripted, Ended], whole: Ended) -> None:
+    _, ended = waited
     assert [record.thermal for record in ended.told.steps] == [
         {"temp_c": 70.0 + step, "duty": 0.5} for step in range(1, STEPS + 1)
     ]
@@ -410,9 +407,8 @@ def test_records_carry_what_is_known(tiny_model: Path, tmp_path: Path, whole: En
 # Time
 
 
-def test_waiting_is_in_no_figure_of_speed(tiny_model: Path, tmp_path: Path) -> None:
-    gate = Scripted()
-    ended = train(tiny_model, tmp_path, gate)
+def test_waiting_is_in_no_figure_of_speed(waited: tuple[Scripted, Ended]) -> None:
+    gate, ended = waited
     state = ended.loop.state
     assert [record.seconds for record in ended.told.steps] == pytest.approx([3 * WORK_SECONDS] * STEPS)
     assert [record.paused_seconds for record in ended.told.steps] == pytest.approx(

@@ -1,7 +1,7 @@
 """The throughput watch: what it calls slow, and how often it says so."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bit_axon.profiling.throughput import ThroughputWatch
@@ -74,6 +74,7 @@ def test_a_step_that_tells_nothing_counts_for_nothing(tokens: int, seconds: floa
     assert watch.add((2, 64), tokens, seconds) == pytest.approx(1.0)
 
 
+@settings(deadline=None)
 @given(speed=st.floats(1.0, 1e6), factor=st.floats(0.01, 2.0))
 def test_a_change_of_speed_is_found_whatever_the_speed(speed: float, factor: float) -> None:
     watch = ThroughputWatch(baseline_steps=3, window_steps=3)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from waiting import slowness
 
 from bit_axon.errors import ConfigError
 from bit_axon.profiling.clock import Clock, SystemClock, VirtualClock
@@ -120,7 +121,7 @@ def test_what_is_unknown_is_an_empty_cell_and_never_a_zero(tmp_path: Path, open_
 KNOWN = st.floats(-50.0, 5000.0)
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(temp_c=KNOWN | st.none(), power_w=KNOWN | st.none(), pressure=st.integers(0, 4) | st.none())
 def test_any_reading_comes_back_to_a_thousandth(
     tmp_path: Path, temp_c: float | None, power_w: float | None, pressure: int | None
@@ -274,7 +275,7 @@ def test_a_row_costs_less_than_fifty_microseconds(tmp_path: Path, open_trace: Op
         for _ in range(200):
             writer.reading(WHOLE, TRAINING)
         costs.append((time.perf_counter() - started) / 200)
-    assert min(costs) < 50e-6
+    assert min(costs) < 50e-6 * slowness()
 
 
 def altered(path: Path, line: int, old: str, new: str) -> Path:

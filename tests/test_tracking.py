@@ -247,6 +247,6 @@ def test_two_processes_make_one_store_at_once(tmp_path: Path) -> None:
     processes = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
     ]
-    results = [process.communicate(timeout=60) for process in processes]
+    results = [process.communicate(timeout=300) for process in processes]
     assert [error for _, error in results] == ["", ""]
     assert results[0][0] == results[1][0]

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 import yaml
 from sweep_cases import METRIC, SPACE, end_trial, make_grid, make_study, run_trial, trial_run
 from tracking_cases import RESULT, end_run, make_run
+from waiting import LONGEST_SECONDS, wait_for
 
 from bit_axon.run_directory import RunDirectory
 from bit_axon.sweep.reporting.finding import Sweep, find_sweep, parent_uid
@@ -33,11 +33,9 @@ from bit_axon.tracking.sync import sync_run
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A store made once: its schema takes seconds."""
-    address = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
-    open_store(address, "bit_axon")
-    return address
+def uri(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> str:
+    """A store of this module's own."""
+    return f"sqlite:///{shutil.copy(mlflow_database, tmp_path_factory.mktemp('store'))}"
 
 
 @pytest.fixture
@@ -58,15 +56,6 @@ def children(store: Store, parent_id: str) -> dict[str, Any]:
     """The runs below a parent, by the name of their folder."""
     found = [run for run in runs_of(store) if run.data.tags.get(PARENT_TAG) == parent_id]
     return {Path(run.data.tags["bit_axon.run_dir"]).name: run for run in found}
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def points(store: Store, run_id: str, name: str) -> list[tuple[int, float]]:
@@ -347,7 +336,7 @@ def mirrored(folder: Path, study: optuna.Study, store: Store, state: State) -> s
     target = Target(uri=store.uri, experiment=store.experiment)
     mirror = SweepMirror(folder, lambda: Sweep(folder, study), target)
     mirror.start()
-    assert mirror.close(state)
+    assert mirror.close(state, LONGEST_SECONDS)
     (parent,) = parents(store)
     return str(parent.info.run_id)
 
@@ -447,20 +436,20 @@ def test_the_thread_mirrors_trials_as_they_end(tmp_path: Path, store: Store) -> 
     mirror = SweepMirror(folder, lambda: find_sweep(str(folder)), target, say=said.append, pause_seconds=0.01)
     mirror.start()
     mirror.notify()
-    assert eventually(lambda: len(runs_of(store)) == 2), "nothing was sent while the sweep went on"
+    wait_for(lambda: len(runs_of(store)) == 2, "what is sent while the sweep goes on")
     for _ in range(2):
         run_trial(study, folder, with_runs=True)
         mirror.notify()
-    assert mirror.close("interrupted")
+    assert mirror.close("interrupted", LONGEST_SECONDS)
     (parent,) = parents(store)
     assert len(children(store, parent.info.run_id)) == 3
-    assert [line for line in said if "sweep's report" not in line] == []
+    assert [line for line in said if "sweep's report" not in line] == []  # that is said if it takes long
     assert (folder / "optimization_results.yaml").is_file()
 
 
 def test_without_a_store_the_report_is_written_and_the_rest_is_said(tmp_path: Path) -> None:
     folder, said = tmp_path / "ranks", list[str]()
-    make_study(folder, trials=4, with_runs=True)
+    make_study(folder, trials=2, with_runs=True)
     target = Target(uri="http://127.0.0.1:9", experiment="x")
     mirror = SweepMirror(folder, lambda: find_sweep(str(folder)), target, say=said.append)
     mirror.start()
@@ -485,6 +474,6 @@ def test_without_tracking_no_mlflow_is_imported(tmp_path: Path) -> None:
         "assert mirror.close('finished')\n"
         "assert 'mlflow' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=dict(os.environ))
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=LONGEST_SECONDS, env=dict(os.environ))
     table = json.loads((folder / "report" / "trials.json").read_text())
     assert [row[0] for row in table["data"]] == list(range(6))
