@@ -12,7 +12,10 @@ from bit_axon.cli.compare import ComparedRun, compare, ranking, read_run, result
 from bit_axon.cli.terminal import run_console
 from bit_axon.tracking.compare_figure import Ranking
 
-OTHER_DATA = "They were validated on different data: no loss, and nothing else measured on it, is compared."
+OTHER_DATA = (
+    "They were validated on different data, or on more or less of it: "
+    "no loss, and nothing else measured on it, is compared."
+)
 UNFINISHED = "Only finished runs are compared: the others have made fewer steps."
 
 
@@ -43,6 +46,37 @@ def test_losses_on_different_data_are_not_compared() -> None:
     runs = [run_of("finished", 0.1, "a"), run_of("finished", 0.2, "b")]
     assert stars(*runs) == {"tokens per second": {1}}
     assert uncompared(runs) == [OTHER_DATA] and ranking(runs) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("training.eval_batches", (None, 3)),
+        ("training.eval_batches", (1, 3)),
+        ("data.max_seq_len", (64, 128)),
+    ],
+)
+def test_losses_on_more_or_less_of_it_are_not_compared(key: str, values: tuple[Any, Any]) -> None:
+    runs = [
+        run_of("finished", loss, "a", **{key: value}) for loss, value in zip((0.1, 0.2), values, strict=True)
+    ]
+    assert stars(*runs) == {"tokens per second": {1}} and uncompared(runs) == [OTHER_DATA]
+
+
+@pytest.mark.parametrize(("eval_batches", "best"), [(None, {0}), (2, None)])
+def test_a_batch_is_more_data_only_where_batches_are_counted(
+    eval_batches: int | None, best: set[int] | None
+) -> None:
+    sizes = ({"training.batch_size": size, "training.eval_batches": eval_batches} for size in (4, 8))
+    runs = [run_of("finished", loss, "a", **size) for loss, size in zip((0.1, 0.2), sizes, strict=True)]
+    assert stars(*runs).get("nll") == best
+
+
+def test_accuracies_of_more_or_fewer_answers_are_not_compared() -> None:
+    runs = [run_of("finished", loss, "a", **{"data.accuracy_prompts": int(10 * loss)}) for loss in (0.1, 0.2)]
+    for run in runs:
+        run.result["task_accuracy"] = run.result["nll"]  # type: ignore[index]
+    assert stars(*runs) == {"validation loss": {0}, "nll": {0}, "tokens per second": {1}}
 
 
 def test_the_same_data_may_lie_elsewhere() -> None:

@@ -35,6 +35,17 @@ def test_as_an_override_and_alone(address: str, kept: str) -> None:
         assert "s3" not in shown and "ret" not in shown and shown.endswith("***")
 
 
+@pytest.mark.parametrize("given", ["s3cret", "'s3cret'", "postgresql//user:s3cret/db", "$s3cret{"])
+def test_what_is_nothing_like_an_address_is_hidden_as_a_whole(given: str, run: Runner) -> None:
+    assert without_secrets(KEY + given) in (f"{KEY}***", f"{KEY}'***")
+    done = run("-m", "sweep=learning_rate", "tracking=none", KEY + given)
+    assert done.code == 2 and not any(part in done.out + done.err for part in ("s3cret", "1234567"))
+
+
+def test_a_number_that_is_no_port_is_a_password() -> None:
+    assert redacted("postgresql://user:1234567") == "postgresql://***"
+
+
 @pytest.mark.parametrize(
     "text",
     [

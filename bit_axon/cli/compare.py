@@ -21,6 +21,8 @@ from bit_axon.tracking.places import find_all
 # Labels of a run, not part of its experiment.
 _UNCOMPARED: Final = ("name", "tags", "tracking", "resume", "trial")
 _VALID_DATA: Final = "data.valid"
+_EVAL_BATCHES: Final = "training.eval_batches"  # null: all of the validation data
+_ANSWERED: Final = ("data.accuracy_prompts", "data.max_new_tokens")
 _ABSENT: Final = "-"
 _LONG_NUMBER: Final = 9  # characters
 
@@ -31,7 +33,7 @@ class Figure:
 
     One that is `scaled` has the method's own settings in it, such as ORPO's beta: it compares runs of one
     method with the same settings, and no others. One that is `validated` was measured on the validation data,
-    and compares runs that had the same.
+    and compares runs that had the same, and as much of it; `of` names settings that have to agree besides.
     """
 
     key: str
@@ -40,6 +42,7 @@ class Figure:
     better: int = 0  # -1: less, 1: more, 0: neither
     scaled: bool = False
     validated: bool = False
+    of: tuple[str, ...] = ()
 
 
 _FIGURES: Final = (
@@ -49,7 +52,7 @@ _FIGURES: Final = (
     Figure("nll", "nll", better=-1, validated=True),
     Figure("log_odds", "log odds", better=1, validated=True),
     Figure("task_accuracy_before", "task accuracy before", "{:.1%}"),
-    Figure("task_accuracy", "task accuracy", "{:.1%}", 1, validated=True),
+    Figure("task_accuracy", "task accuracy", "{:.1%}", 1, validated=True, of=_ANSWERED),
     Figure("reward_accuracy", "reward accuracy", "{:.1%}", 1, validated=True),
     Figure("reward_margin", "reward margin", better=1, scaled=True, validated=True),
     Figure("loss", "training loss"),
@@ -190,7 +193,8 @@ def uncompared(runs: Sequence[ComparedRun]) -> list[str]:
     lines = []
     if not _same_data(runs):
         lines.append(
-            "They were validated on different data: no loss, and nothing else measured on it, is compared."
+            "They were validated on different data, or on more or less of it: "
+            "no loss, and nothing else measured on it, is compared."
         )
     elif not _same_method(runs):
         labels = ", ".join(figure.label for figure in _FIGURES if figure.scaled)
@@ -204,7 +208,7 @@ def _comparable(figure: Figure, runs: Sequence[ComparedRun]) -> int:
     """Which end is the better one among these runs."""
     if (figure.scaled and not _same_method(runs)) or (figure.validated and not _same_data(runs)):
         return 0
-    return figure.better
+    return figure.better if len({_settings(run, figure.of) for run in runs}) == 1 else 0
 
 
 def _same_method(runs: Sequence[ComparedRun]) -> bool:
@@ -215,9 +219,21 @@ def _same_data(runs: Sequence[ComparedRun]) -> bool:
     """By its digests, since a file may lie elsewhere; by its name where these are not known of all."""
     keys = [figure.key for figure in _FIGURES if figure.validated]
     validated = [run for run in runs if any(_number(run.result.get(key)) is not None for key in keys)]
+    if len({_share(run) for run in validated}) > 1:
+        return False
     if all(run.valid for run in validated):
         return len({run.valid for run in validated}) <= 1
     return len({_text(run.params, _VALID_DATA) for run in validated}) <= 1
+
+
+def _share(run: ComparedRun) -> tuple[str, ...]:
+    """What says how much of the validation data an evaluation takes."""
+    of_batches = () if run.params.get(_EVAL_BATCHES) is None else ("training.batch_size",)
+    return _settings(run, (_EVAL_BATCHES, "data.max_seq_len", *of_batches))
+
+
+def _settings(run: ComparedRun, keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_text(run.params, key) for key in keys)
 
 
 def _is_finished(run: ComparedRun) -> bool:

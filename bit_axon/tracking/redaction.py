@@ -12,7 +12,7 @@ from urllib.parse import unquote
 _FILES: Final = ("sqlite", "file")
 _DATABASE: Final = r"(?:postgres|mysql|mariadb|mssql|oracle|cockroach)[\w+.-]*"
 _ANY_BUT_FILES: Final = r"(?<![\w+.-])(?!sqlite|file)[A-Za-z][\w+.-]*://"
-_PORT: Final = r"\d+(?:[/?#\s'\"]|$)"
+_PORT: Final = r"\d{1,5}(?:[/?#\s'\"]|$)"
 _SECRETS: Final = (
     re.compile(rf"({_DATABASE}:/{{0,3}}).*@", re.DOTALL),
     # Elsewhere a path may have an @ in it: `https://host:80/model@v2` has no password.
@@ -39,7 +39,7 @@ _CUTS: Final = re.compile(r"([@:/?#\[\]])")  # where a parser may cut an address
 def without_secrets(text: str) -> str:
     """A text, such as a word of a command, with the users and passwords of its addresses blotted out."""
     if storage := _STORAGE.search(text):
-        return text[: storage.end()] + redacted(text[storage.end() :])
+        return text[: storage.end()] + redacted_storage(text[storage.end() :])
     text = _STORAGE_IN_A_DICT.sub(r"\1***", text)
     text = f"***@{text[bare.end() :]}" if (bare := _WITHOUT_SCHEME.match(text)) else text
     for pattern in _SECRETS:
@@ -56,6 +56,13 @@ def redacted(uri: str) -> str:
     elif not uri.startswith(_FILES) and (odd := _WITHOUT_PLACE.fullmatch(uri)):
         return f"{odd[1] or ''}***"
     return without_secrets(uri)
+
+
+def redacted_storage(value: str) -> str:
+    """What was given as a study's storage: hidden as a whole where it is nothing like an address."""
+    plain, shown = value.strip("'\""), redacted(value)
+    is_known = plain in ("", "null") or plain.startswith(_FILES) or "://" in plain or shown != value
+    return shown if is_known else "***"
 
 
 def without_address(text: str, uri: str) -> str:

@@ -9,7 +9,7 @@ from bit_axon.tracking.redaction import without_secrets
 
 _SEVERAL: Final = re.compile(r"Sweeping over Hydra's configuration is not supported : '\+*([^=]+)=(.*)'")
 _WRONG_SHAPE: Final = re.compile(r"Error merging override \+*(hydra\.sweeper\.(\w+))=(.*)")
-_OTHER_SWEEPER: Final = re.compile(r"BasicSweeper.*unexpected keyword argument '(\w+)'", re.DOTALL)
+_NO_SETTING: Final = re.compile(r"(?:Basic|BitAxon)Sweeper.*unexpected keyword argument '(\w+)'", re.DOTALL)
 _SHAPES: Final = {
     "objectives": ("a list of metrics", "[{metric: eval_loss_best, direction: minimize}]"),
     "params": ("values by key", "{adapter.rank: 'choice(4,8)'}"),
@@ -27,7 +27,7 @@ def refused_setting(text: str) -> ConfigError | None:
         wanted, example = _SHAPES[name]
         remedy = f"For example '{key}={example}'."
         return ConfigError(problem(wanted, f"'{value}'", remedy, where=key), [key])
-    if found := _OTHER_SWEEPER.search(text):
+    if found := _NO_SETTING.search(text):
         return unknown_setting(f"{SWEEPER}{found[1]}")
     return None
 

@@ -25,7 +25,7 @@ from sqlalchemy.pool import NullPool
 from bit_axon.errors import ConfigError, StorageError, problem
 from bit_axon.files import storage_error
 from bit_axon.tracking.location import sqlite_path
-from bit_axon.tracking.redaction import redacted, without_address
+from bit_axon.tracking.redaction import redacted, redacted_storage, without_address
 
 STORAGE_VARIABLE: Final = "BIT_AXON_STUDY_STORAGE"  # the URL may hold a password: it is in no file
 START_SECONDS: Final = 45.0  # how long the first connection is tried
@@ -70,7 +70,7 @@ def absolute_storage(url: str) -> str:
     raise ConfigError(
         problem(
             "hydra.sweeper.storage to be a database that several processes can open",
-            repr(redacted(url)),
+            repr(redacted_storage(url)),
             "Use sqlite:///FILE.db, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, or leave it null "
             "for a file in the sweep's folder.",
         ),
