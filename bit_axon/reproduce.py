@@ -9,20 +9,23 @@ from typing import Any, Final
 
 from bit_axon.backend import detect
 from bit_axon.composition import slug, without_secrets
+from bit_axon.config_files import ConfigFiles, config_files, without_folder
 from bit_axon.data.loading import digest_sources
 from bit_axon.data.sources import changed_source, parse_sources
-from bit_axon.errors import BitAxonError, ConfigError, RunDirectoryError, problem
+from bit_axon.errors import BitAxonError, RunDirectoryError, problem
 from bit_axon.files import outputs_dir, sha256_file
 from bit_axon.launch import execute
 from bit_axon.models.loading import find_model, model_digest
 from bit_axon.outcome import exit_code
 from bit_axon.provenance import Command, git_state, versions
+from bit_axon.recomposed import Composed, composed, refuse_own_keys, with_overrides
+from bit_axon.resuming import refuse_edited
 from bit_axon.run_directory import ADAPTERS, RunDirectory
 from bit_axon.tokenizer import QwenTokenizerWrapper
-from bit_axon.tracking.recomposed import ConfigFiles, composed, config_files
+from bit_axon.tracking.facts import flattened
 
 _UNCOMPARED: Final = ("resume", "name", "tags", "trial")  # of each run its own
-_FOR_HYDRA: Final = ("hydra.", "hydra/")  # where a run goes: Hydra does not start this one
+_MAX_MINUTES: Final = "training.max_minutes"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Repetition:
         files: which config files beside.
         drift: what is otherwise today, one line each; it changes nothing of the values.
         inputs: what of data and model is not what it was.
+        is_timed: an override says how long it may train.
     """
 
     values: dict[str, Any]
@@ -44,6 +48,7 @@ class Repetition:
     files: ConfigFiles
     drift: list[str]
     inputs: list[str]
+    is_timed: bool
 
     def say(self) -> None:
         """Prints what has changed since the run."""
@@ -79,24 +84,26 @@ def repetition(run_dir: Path, overrides: Sequence[str], folder: str | None = Non
         folder: where the files of its `--config-dir` are now, if they have moved.
 
     Raises:
-        RunDirectoryError: not a run, or a folder of config files is gone that the overrides need.
-        ConfigError: an override is wrong.
+        RunDirectoryError: not a run, its config has been edited since, or a folder of config files is gone
+            that the overrides need.
+        ConfigError: an override is wrong, or of a key that is each run's own.
     """
-    if of_hydra := [each for each in overrides if each.lstrip("+~").startswith(_FOR_HYDRA)]:
-        raise ConfigError(problem("overrides of the run's own keys", of_hydra[0], "Leave it out."))
+    refuse_own_keys(overrides)
     directory = RunDirectory(run_dir)
     saved, repro = directory.read_config(), directory.read_repro()
+    refuse_edited(run_dir, saved, repro, "Undo the change, and give what is to be otherwise as an override.")
     files = config_files(run_dir)
     files = files if folder is None else replace(files, folder=folder)
     old = [each for each in repro["overrides"] if not each.lstrip("+").startswith(("trial=", "trial."))]
-    values, choices, drift = _recomposed(saved, repro["choices"], old, overrides, files)
+    found, drift = _recomposed(Composed(repro["choices"], saved), old, overrides, files)
     return Repetition(
-        {**values, "trial": None, "resume": None},  # its study has its answer
-        choices,
+        {**found.values, "trial": None, "resume": None},  # its study has its answer
+        found.choices,
         (*old, *overrides),
         files,
         drift + _changed_versions(repro),
-        _changed_inputs(values, saved, repro),
+        _changed_inputs(found.values, saved, repro),
+        found.names(_MAX_MINUTES),
     )
 
 
@@ -108,15 +115,17 @@ def reproduce(run_dir: Path, check: bool, overrides: Sequence[str]) -> int:
     Args:
         run_dir: a finished run.
         check: compare the adapters byte for byte. Changed inputs end it before training.
-        overrides: as on the command line of a run.
+        overrides: as on the command line of a run; a `--config-dir` among them says where the run's own
+            config files are now.
 
     Returns:
         0; with `check`, 1 when an input has changed or the bytes differ.
 
     Raises:
-        RunDirectoryError: not a run, or with `check` not a finished one.
+        RunDirectoryError: as `repetition`, or with `check` not a finished run.
         ConfigError: an override is wrong.
     """
+    overrides, folder = without_folder(overrides, "the run")
     directory = RunDirectory(run_dir)
     directory.read_config()  # what is no run at all is told first
     result = directory.read_result()
@@ -124,16 +133,17 @@ def reproduce(run_dir: Path, check: bool, overrides: Sequence[str]) -> int:
         raise RunDirectoryError(
             problem("a finished run", f"{run_dir}, which did not finish", f"Finish it with resume={run_dir}.")
         )
-    found = repetition(run_dir, overrides)
-    found.values["training"]["max_minutes"] = None  # a limit of the clock would cut the repetition elsewhere
+    found = repetition(run_dir, overrides, folder)
+    if not found.is_timed:  # a limit of the run's own would cut the repetition elsewhere
+        found.values["training"]["max_minutes"] = None
     found.say()
     if check and found.inputs:
         print("Not the same inputs, so the result cannot be the same: nothing was run.")
         return 1
-    code, folder = found.train(f"repeat-of-{run_dir.resolve().name}")
+    code, repeated = found.train(f"repeat-of-{run_dir.resolve().name}")
     if not check or code:
         return code
-    return _compare(run_dir, folder)
+    return _compare(run_dir, repeated)
 
 
 def _compare(run_dir: Path, folder: Path) -> int:
@@ -146,33 +156,22 @@ def _compare(run_dir: Path, folder: Path) -> int:
 
 
 def _recomposed(
-    saved: Mapping[str, Any],
-    choices: Mapping[str, str | None],
-    old: Sequence[str],
-    new: Sequence[str],
-    files: ConfigFiles,
-) -> tuple[dict[str, Any], Mapping[str, str | None], list[str]]:
-    """The saved values and choices with the new overrides on top, and what is composed otherwise today."""
+    saved: Composed, old: Sequence[str], new: Sequence[str], files: ConfigFiles
+) -> tuple[Composed, list[str]]:
+    """The saved config with the new overrides on top, and what is composed otherwise today."""
     try:
-        today = composed(old, files).values
+        today = composed(old, files)
     except BitAxonError as error:
         if new:
             raise
-        return dict(saved), choices, [_uncomposed(error, files)]
-    before, now = _flat(saved), _flat(today)
+        return saved, [_uncomposed(error, files)]
+    before, now = dict(flattened(saved.values, ".")), dict(flattened(today.values, "."))
     drift = [
         f"config: {key} was {before.get(key, 'absent')!r}, the config files say {now.get(key, 'absent')!r}"
         for key in sorted(before.keys() | now.keys())
         if not key.startswith(_UNCOMPARED) and before.get(key) != now.get(key)
     ]
-    if not new:
-        return dict(saved), choices, drift
-    found = composed([*old, *new], files)
-    wanted = _flat(found.values)
-    merged = {
-        key: before.get(key, wanted[key]) if now.get(key) == wanted[key] else wanted[key] for key in wanted
-    }
-    return _nested(merged), found.choices, drift
+    return with_overrides(saved, today, old, new, files) if new else saved, drift
 
 
 def _uncomposed(error: BitAxonError, files: ConfigFiles) -> str:
@@ -224,24 +223,3 @@ def _commit(git: Mapping[str, Any]) -> str:
     if git["commit"] is None:
         return "outside git"
     return f"{git['commit'][:12]}{' with changed files' if git['dirty'] else ''}"
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *parents, leaf = key.split(".")
-        node = nested
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return nested

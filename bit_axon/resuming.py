@@ -43,7 +43,9 @@ def resume_run(run_dir: Path, overrides: Sequence[str]) -> int:
     """
     directory = RunDirectory(run_dir)
     saved, repro = directory.read_config(), directory.read_repro()
-    _refuse_edited(run_dir, saved, repro)
+    refuse_edited(
+        run_dir, saved, repro, "Undo the change to continue that run, or start a new run without resume=."
+    )
     result = directory.read_result()
     values = _with_free_changes(saved, repro["choices"], overrides, run_dir)
     if result is not None and result["state"] in _ENDED:
@@ -58,12 +60,15 @@ def resume_run(run_dir: Path, overrides: Sequence[str]) -> int:
         raise ConfigError(f"{place}{error}", error.keys) from None
 
 
-def _refuse_edited(run_dir: Path, saved: Mapping[str, Any], repro: Mapping[str, Any]) -> None:
+def refuse_edited(run_dir: Path, saved: Mapping[str, Any], repro: Mapping[str, Any], remedy: str) -> None:
+    """What a run was trained with is its config as it was written, and nothing of bit_axon writes it anew.
+
+    Raises:
+        RunDirectoryError: the file says something else today.
+    """
     if repro["config_digest"] != digest_of(saved):
-        remedy = "Undo the change to continue that run, or start a new run without resume=."
-        raise RunDirectoryError(
-            problem("the config the run was started with", "another", remedy, where=str(run_dir / CONFIG))
-        )
+        wanted, place = "the config the run was started with", str(run_dir / CONFIG)
+        raise RunDirectoryError(problem(wanted, "another", remedy, where=place))
 
 
 def _with_free_changes(

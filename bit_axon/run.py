@@ -28,6 +28,7 @@ from bit_axon.composition import (
     without_secrets,
 )
 from bit_axon.errors import BitAxonError, ConfigError, StorageError, problem
+from bit_axon.files import write_atomic
 from bit_axon.help import asks_for_help, show_help
 from bit_axon.importing import imported_to_stay
 from bit_axon.origins import given_overrides, with_origins
@@ -252,11 +253,13 @@ def _remove_if_empty(folder: Path) -> None:
 
 def _save_hydra_files(folder: Path, config: DictConfig, settings: Any) -> None:
     """`.hydra/`, as Hydra writes it, once the config is known to be right."""
-    target = folder / ".hydra"
-    target.mkdir(exist_ok=True)
-    OmegaConf.save(config, target / "config.yaml")
-    OmegaConf.save(_without_storage(HydraConfig.instance().cfg), target / "hydra.yaml")
-    OmegaConf.save(OmegaConf.create(given_overrides(settings, "task")), target / "overrides.yaml")
+    files = {
+        "config": config,
+        "hydra": _without_storage(HydraConfig.instance().cfg),
+        "overrides": OmegaConf.create(given_overrides(settings, "task")),
+    }
+    for name, values in files.items():
+        write_atomic(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(values))
 
 
 def _without_storage(config: Any) -> DictConfig:

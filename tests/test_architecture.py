@@ -62,6 +62,8 @@ LAYERS = {
     "run_in_progress": 5,
     "outcome": 5,
     "composition": 6,
+    "config_files": 6,
+    "recomposed": 6,
     "launch": 6,
     "help": 6,
     "origins": 6,

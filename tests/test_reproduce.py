@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import Runner
 
-from bit_axon.errors import ConfigError, RunDirectoryError
+from bit_axon.errors import RunDirectoryError
 from bit_axon.reproduce import reproduce
 
 
@@ -90,8 +90,11 @@ def test_a_folder_of_config_files_that_is_gone_is_told(
     assert reproduce(folder, True, []) == 0
     said = capfd.readouterr().out
     assert f"config: its config files were in {own}, which is gone; the saved values are used" in said
-    with pytest.raises(RunDirectoryError, match=f"got {own}, which is gone. Put it back, or leave out"):
+    with pytest.raises(RunDirectoryError, match=f"got {own}, which is gone. Put it back, name another"):
         reproduce(folder, False, ["seed=7"])
+    (tmp_path / "moved").mkdir()
+    assert reproduce(folder, False, ["seed=7", "--config-dir", str(tmp_path / "moved")]) == 0
+    assert "Config, data, model and versions are those of the run." in capfd.readouterr().out
 
 
 def test_data_that_has_changed_is_told_beside_overrides_too(
@@ -104,10 +107,29 @@ def test_data_that_has_changed_is_told_beside_overrides_too(
     assert f"data.valid: {valid} has changed" in capfd.readouterr().out
 
 
-def test_what_is_no_override_of_the_run_is_refused(run: Runner, small_run: list[str], tmp_path: Path) -> None:
-    folder = run(*small_run).run_dir
-    with pytest.raises(ConfigError, match=r"own keys; got hydra\.run\.dir=x\. Leave it out"):
-        reproduce(folder, False, ["hydra.run.dir=x"])
+def test_an_edited_config_is_not_what_was_trained(run: Runner, small_run: list[str]) -> None:
+    folder = run(*small_run, "adapter.rank=4").run_dir
+    file = folder / "config.yaml"
+    file.write_text(file.read_text().replace("rank: 4", "rank: 5"))
+    for overrides in ([], ["seed=7"]):
+        with pytest.raises(
+            RunDirectoryError, match=r"config\.yaml: wanted the config the run was started with"
+        ):
+            reproduce(folder, False, overrides)
+    file.write_text(file.read_text().replace("rank: 5", "rank: 4"))
+    assert reproduce(folder, True, []) == 0
+
+
+def test_how_long_it_may_train_is_for_the_overrides_alone(
+    run: Runner, small_run: list[str], outputs: Path
+) -> None:
+    folder = run(*small_run, "training.max_minutes=5").run_dir
+    assert reproduce(folder, False, ["training.max_minutes=6"]) == 0
+    assert reproduce(folder, False, ["seed=7"]) == 0
+    configs = [
+        yaml.safe_load(file.read_text()) for file in sorted(outputs.glob("runs/*repeat-of*/config.yaml"))
+    ]
+    assert [config["training"]["max_minutes"] for config in configs] == [6, None]
 
 
 def test_a_password_among_the_words_of_the_command_is_not_kept(

@@ -1,6 +1,5 @@
 """The best trial again: as a command, as a file, as a run, with the config files that its search used."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from bit_axon.cli.sweep_best import Request, best_of_sweep
 from bit_axon.cli.terminal import run_console
 from bit_axon.composition import conf_dir, plain_values, register_resolvers
 from bit_axon.errors import ConfigError, RunDirectoryError
-from bit_axon.sweep.reporting.best_config import config_flags, trial_overrides
+from bit_axon.sweep.reporting.best_config import trial_files, trial_overrides
 from bit_axon.sweep.reporting.finding import find_sweep
 from bit_axon.sweep.reporting.report import Row
 
@@ -41,6 +40,15 @@ def run_of_best(search: Search) -> Path:
     """The only run outside the sweep."""
     (run_dir,) = (search.outputs / "runs").iterdir()
     return run_dir
+
+
+def search_with_an_option(search: Search) -> Path:
+    """A search of one trial with an option of its own; the trial's folder."""
+    option = search.outputs.parent / "own" / "training" / "mine.yaml"
+    option.parent.mkdir()
+    option.write_text("defaults: [default]\nepochs: null\nweight_decay: 0.125\n")
+    assert search.here("training=mine", "hydra.sweeper.n_trials=1").code == 0
+    return search.folder / "0"
 
 
 @pytest.fixture
@@ -91,7 +99,9 @@ def searched(search: Search) -> Search:
 def test_a_folder_that_is_gone_is_needed_for_overrides_alone(searched: Search) -> None:
     own = searched.outputs.parent / "own"
     shutil.move(own, own.with_name("moved"))
-    with pytest.raises(RunDirectoryError, match=f"got {own}, which is gone"):
+    with pytest.raises(
+        RunDirectoryError, match=f"got {own}, which is gone. Put it back, name another with --config-dir"
+    ):
         best_of_sweep(NAME, Request(run=True, overrides=("seed=1",)), run_console(width=140))
     assert not (searched.folder / "experiment").exists()
     done = again("--run", "--config-dir", str(own.with_name("moved")), "seed=1")
@@ -102,11 +112,8 @@ def test_a_folder_that_is_gone_is_needed_for_overrides_alone(searched: Search) -
 def test_it_is_the_trial_that_is_run_and_not_what_its_files_say_today(
     search: Search, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    wanted = experiment(search_with_an_option(search))
     option = tmp_path / "own" / "training" / "mine.yaml"
-    option.parent.mkdir()
-    option.write_text("defaults: [default]\nepochs: null\nweight_decay: 0.125\n")
-    assert search.here("training=mine", "hydra.sweeper.n_trials=1").code == 0
-    wanted = experiment(search.folder / "0")
     option.write_text(option.read_text().replace("0.125", "0.5"))
     assert best_of_sweep(NAME, Request(run=True), run_console(width=140)) == 0
     said = capfd.readouterr().out
@@ -125,11 +132,47 @@ def test_it_is_the_trial_that_is_run_and_not_what_its_files_say_today(
     assert f"its config files were in {tmp_path / 'own'}, which is gone; the saved" in capfd.readouterr().out
 
 
-def test_behind_run_are_overrides_of_the_run(searched: Search) -> None:
-    for word, says in (("--cfg=job", "overrides behind --run; got --cfg"), ("hydra.run.dir=x", "own keys")):
-        with pytest.raises(ConfigError, match=says):
-            best_of_sweep(NAME, Request(run=True, overrides=(word,)), run_console(width=140))
-    assert not (searched.outputs / "runs").exists()
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--cfg=job"], "overrides behind --run; got --cfg"),
+        (["hydra.run.dir=x"], r"is trained; got hydra\.run\.dir=x, which is each run's own\. Leave"),
+        (["resume=x"], "is trained; got resume=x,"),
+        (["+trial.number=1"], "is trained; got [+]trial.number=1,"),
+        (["--config-dir"], r"behind --config-dir; got nothing\. Write --config-dir DIR"),
+        (["--config-dir", "/nowhere", "seed=1"], "behind --config-dir; got '/nowhere', which is no folder"),
+        (["seed=1", "--config-dir="], "behind --config-dir; got '', which is no folder"),
+    ],
+)
+def test_behind_run_are_overrides_of_the_run(words: list[str], says: str, outputs: Path) -> None:
+    folder = make_grid(outputs / "sweeps" / NAME)
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ConfigError, match=says):
+        best_of_sweep(NAME, Request(run=True, overrides=tuple(words)), run_console(width=140))
+    assert sorted(folder.rglob("*")) == before and not (outputs / "runs").exists()
+
+
+def test_a_trial_of_another_machine_is_run_with_the_config_files_that_are_named(search: Search) -> None:
+    trial = search_with_an_option(search)
+    wanted = experiment(trial)
+    shutil.rmtree(trial)
+    own = str(search.outputs.parent / "own")
+    assert best_of_sweep(NAME, Request(True, overrides=("--config-dir", own)), run_console(width=140)) == 0
+    assert experiment(run_of_best(search)) == wanted
+    written = yaml.safe_load((search.folder / "experiment" / "best.yaml").read_text())
+    assert written["training"] == wanted["training"] and written["training"]["weight_decay"] == 0.125
+
+
+@pytest.mark.parametrize("lost", ["repro.json", "config.yaml"])
+def test_a_trial_whose_files_are_not_whole_is_composed_anew(
+    lost: str, search: Search, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trial = search_with_an_option(search)
+    wanted = experiment(trial)
+    (trial / lost).unlink()
+    assert best_of_sweep(NAME, Request(True), run_console(width=140)) == 0
+    assert "has no config.yaml and repro.json here: its config is composed anew" in capfd.readouterr().out
+    assert experiment(run_of_best(search)) == wanted
 
 
 def test_another_trial_leaves_the_best_ones_file_alone(searched: Search) -> None:
@@ -156,11 +199,7 @@ def test_the_best_one_by_its_number_is_the_best_one(searched: Search) -> None:
 
 @pytest.mark.slow
 def test_the_written_file_needs_no_option_of_the_users_own(search: Search, tmp_path: Path) -> None:
-    option = tmp_path / "own" / "training" / "mine.yaml"
-    option.parent.mkdir()
-    option.write_text("defaults: [default]\nepochs: null\nweight_decay: 0.125\n")
-    done = search.here("training=mine", "hydra.sweeper.n_trials=1")
-    assert done.code == 0, done.err
+    trial = search_with_an_option(search)
     place = tmp_path / "mine" / "experiment" / "best.yaml"
     place.parent.mkdir(parents=True)
     assert again("--write", str(place)).exit_code == 0
@@ -168,42 +207,9 @@ def test_the_written_file_needs_no_option_of_the_users_own(search: Search, tmp_p
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         overrides = [f"hydra.searchpath=[file://{tmp_path / 'mine'}]", "+experiment=best", "name=x"]
         found = plain_values(compose("config", overrides))
-    wanted = experiment(search.folder / "0")
+    wanted = experiment(trial)
     assert wanted["training"]["weight_decay"] == 0.125
     assert {key: value for key, value in found.items() if key not in OWN_KEYS} == wanted
-
-
-def hydra_file(run_dir: Path, argv: list[str], **settings: Any) -> Row:
-    """A trial whose run directory has what Hydra kept."""
-    (run_dir / ".hydra").mkdir(parents=True)
-    (run_dir / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump({"hydra": settings}))
-    (run_dir / "repro.json").write_text(json.dumps({"argv": argv}))
-    return Row(0, "complete", run_dir=run_dir)
-
-
-def source(provider: str, path: str) -> dict[str, str]:
-    return {"provider": provider, "schema": "file", "path": path}
-
-
-def test_flags_are_those_that_say_where_the_config_files_are(tmp_path: Path) -> None:
-    usual = [source("hydra", "hydra.conf"), source("main", "/old/place/conf")]
-    moved = hydra_file(
-        tmp_path / "0", ["-m"], runtime={"config_sources": usual}, job={"config_name": "config"}
-    )
-    assert config_flags(moved) == []  # bit_axon itself has moved
-    other = hydra_file(
-        tmp_path / "1",
-        ["--config-path=/a/conf"],
-        runtime={"config_sources": [*usual[:1], source("main", "/a/conf"), source("command-line", "/b")]},
-        job={"config_name": "mine"},
-        overrides={
-            "hydra": ["hydra.mode=MULTIRUN", "hydra.searchpath=[file:///c]", "hydra.sweeper.n_trials=3"]
-        },
-    )
-    assert config_flags(other) == [
-        "--config-name=mine", "--config-dir=/b", "--config-path=/a/conf", "hydra.searchpath=[file:///c]",
-    ]  # fmt: skip
-    assert config_flags(Row(0, "complete", run_dir=tmp_path / "gone")) == []
 
 
 def test_values_to_give_by_hand_are_spelled_as_overrides() -> None:
@@ -229,7 +235,7 @@ def test_a_name_with_a_quote_is_no_trouble(run: Runner, small_run: list[str], ou
 
 def test_a_trial_of_a_study_without_runs_has_no_flags(outputs: Path) -> None:
     make_study(outputs / "sweeps" / "ranks", trials=3)
-    assert config_flags(find_sweep("ranks").report().best[0]) == []
+    assert trial_files(find_sweep("ranks").report().best[0]).flags == []
 
 
 def test_jobs_that_cannot_be_compared_have_no_best(outputs: Path) -> None:

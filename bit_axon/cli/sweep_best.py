@@ -1,7 +1,6 @@
 """The best trial of a sweep: shown, kept as one config file, run again with the values it had."""
 
 import shlex
-from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,17 @@ from rich.console import Console
 
 from bit_axon.cli.reports import show_pairs
 from bit_axon.cli.terminal import run_console
+from bit_axon.config_files import without_folder
 from bit_axon.errors import ConfigError, RunDirectoryError, nearest, problem
 from bit_axon.files import write_atomic
+from bit_axon.recomposed import refuse_own_keys
 from bit_axon.run import main as run_main
-from bit_axon.run_directory import CONFIG
+from bit_axon.run_directory import CONFIG, REPRO
 from bit_axon.sweep.launching.command import quoted
 from bit_axon.sweep.reporting.best_config import (
     config_file,
-    config_flags,
     default_place,
+    trial_files,
     trial_overrides,
 )
 from bit_axon.sweep.reporting.finding import find_sweep
@@ -27,7 +28,6 @@ from bit_axon.sweep.reporting.labels import value_text
 from bit_axon.sweep.reporting.report import Report, Row, outcome
 
 _ONE_RUN: Final = "hydra.mode=RUN"  # a sweep's file among the overrides is not to search again
-_CONFIG_DIR: Final = ("--config-dir", "-cd")
 _NAME: Final = "name="
 
 
@@ -46,12 +46,14 @@ def best_of_sweep(text: str, request: Request, console: Console | None = None) -
 
     Raises:
         RunDirectoryError: there is no such sweep or trial, or nothing is known of how it was run.
-        ConfigError: overrides without a run.
+        ConfigError: overrides without a run, or a wrong one.
         StorageError: the storage does not answer, or the file cannot be written.
     """
     if request.overrides and not request.run:
         got = f"{' '.join(request.overrides)} without it"
         raise ConfigError(problem("--run with overrides", got, "Add --run."))
+    overrides, folder = without_folder(request.overrides, "--run")
+    refuse_own_keys(overrides)
     screen, found = console or run_console(), find_sweep(text)
     report = found.report()
     rows = _chosen(report, request.trial)
@@ -61,12 +63,12 @@ def best_of_sweep(text: str, request: Request, console: Console | None = None) -
         numbers = ", ".join(str(row.number) for row in rows)
         got = f"{len(rows)} that none beats: {numbers}"
         raise ConfigError(problem("one trial", got, "Choose one with --trial N."))
-    train = _training(report, rows[0], request) if request.run else None
+    train = _training(report, rows[0], overrides, folder) if request.run else None
     place = request.write
     if place is None and request.run and found.folder:
         place = default_place(found.folder, report, rows[0])
     if place is not None:
-        write_atomic(place, config_file(report, rows[0]))
+        write_atomic(place, config_file(report, rows[0], folder))
         show_pairs(screen, [("config file", str(place))])
     return 0 if train is None else train()
 
@@ -93,21 +95,20 @@ def _show(report: Report, row: Row, screen: Console) -> None:
     if row.run_dir is not None:
         pairs.append(("directory", str(row.run_dir)))
     try:
-        command = ["python", "-m", "bit_axon.run", *trial_overrides(row), _ONE_RUN, *config_flags(row)]
+        command = ["python", "-m", "bit_axon.run", *trial_overrides(row), _ONE_RUN, *trial_files(row).flags]
         pairs.append(("as one run", shlex.join(command)))
     except RunDirectoryError:
         pairs.append(("as one run", "not known on this machine"))
     show_pairs(screen, pairs)
 
 
-def _training(report: Report, row: Row, request: Request) -> Callable[[], int]:
-    """The run, not begun; its config is composed anew where the trial's directory is not on this machine."""
+def _training(report: Report, row: Row, overrides: Sequence[str], folder: str | None) -> Callable[[], int]:
+    """The run, not begun; its config is composed anew where the trial's directory does not have it."""
     title = f"best of {report.name}" if report.best == (row,) else f"trial {row.number} of {report.name}"
-    if row.run_dir is None or not (row.run_dir / CONFIG).is_file():
-        return _composed_anew(row, title, request.overrides)
+    if row.run_dir is None or not all((row.run_dir / name).is_file() for name in (CONFIG, REPRO)):
+        return _composed_anew(row, title, overrides, folder)
     from bit_axon.reproduce import repetition
 
-    overrides, folder = _without_folder(request.overrides)
     found = repetition(row.run_dir, overrides, folder)
     if not any(override.startswith(_NAME) for override in overrides):
         found.values["name"] = title
@@ -119,31 +120,19 @@ def _training(report: Report, row: Row, request: Request) -> Callable[[], int]:
     return train
 
 
-def _without_folder(words: Sequence[str]) -> tuple[list[str], str | None]:
-    """The overrides, and where the search's own config files are now.
-
-    Raises:
-        ConfigError: another flag.
-    """
-    parser = ArgumentParser(prog="bit-axon sweep best --run", add_help=False, allow_abbrev=False)
-    parser.add_argument(*_CONFIG_DIR)
-    given, rest = parser.parse_known_args(words)
-    if flags := [word for word in rest if word.startswith("-")]:
-        remedy = "Leave it out, or give it to the command that sweep best shows."
-        raise ConfigError(problem("overrides behind --run", flags[0], remedy))
-    return rest, None if given.config_dir is None else str(Path(given.config_dir).resolve())
-
-
-def _composed_anew(row: Row, title: str, overrides: Sequence[str]) -> Callable[[], int]:
+def _composed_anew(row: Row, title: str, overrides: Sequence[str], folder: str | None) -> Callable[[], int]:
     """What the user gives comes last, so that it counts."""
     named = any(override.startswith(_NAME) for override in overrides)
     name = [] if named else [f"{_NAME}{quoted(title)}"]
-    arguments = [*trial_overrides(row), *name, *overrides, _ONE_RUN]
+    files = trial_files(row, folder)
+    files.refuse_missing()
+    arguments = [*trial_overrides(row), *name, *overrides, _ONE_RUN, *files.flags]
+    lacks = "no run directory on this machine" if row.run_dir is None else f"no {CONFIG} and {REPRO} here"
 
     def train() -> int:
         print(
-            f"Trial {row.number} has no run directory on this machine: its config is composed anew of its "
-            "overrides, with the config files as they are today."
+            f"Trial {row.number} has {lacks}: its config is composed anew of its overrides, with the config "
+            "files as they are today."
         )
         return run_main(arguments)
 

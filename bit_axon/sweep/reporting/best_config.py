@@ -2,17 +2,20 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 from bit_axon.composition import config_groups
+from bit_axon.config_files import ConfigFiles, config_files
 from bit_axon.errors import RunDirectoryError, problem
+from bit_axon.recomposed import composed
+from bit_axon.run_directory import REPRO
 from bit_axon.sweep.config.spelling import value_text
 from bit_axon.sweep.reporting.report import Report, Row
 from bit_axon.tracking.facts import read_facts
-from bit_axon.tracking.recomposed import ConfigFiles, composed, config_files
 
 # Not part of the experiment; a run of its own gets its own.
 _LEFT_OUT: Final = ("name", "tags", "resume", "trial", "tracking")
@@ -33,7 +36,7 @@ def trial_overrides(row: Row) -> list[str]:
         raise RunDirectoryError(
             problem(
                 f"the run directory of trial {row.number}",
-                f"{row.run_dir}, which is not there" if row.run_dir else "none",
+                f"{row.run_dir} without {REPRO}" if row.run_dir else "none",
                 "Ask on the machine that ran it, or give its parameters to a run by hand: "
                 + shlex.join(f"{name}={value_text(value)}" for name, value in row.params.items()),
             )
@@ -41,12 +44,15 @@ def trial_overrides(row: Row) -> list[str]:
     return [override for override in map(str, overrides) if _key(override) not in _NOT_OVERRIDDEN]
 
 
-def config_flags(row: Row) -> list[str]:
-    """What of the trial's command line says where its config files are: `--config-dir=DIR` and the like.
+def trial_files(row: Row, folder: str | None = None) -> ConfigFiles:
+    """Where the trial's config files are; bit_axon's own where its run directory is not on this machine.
 
-    Empty where it ran with bit_axon's own files alone, or its run directory is not on this machine.
+    Args:
+        row: the trial.
+        folder: where the files of its `--config-dir` are now, where the user says so.
     """
-    return [] if row.run_dir is None else config_files(row.run_dir).flags
+    found = ConfigFiles() if row.run_dir is None else config_files(row.run_dir)
+    return found if folder is None else replace(found, folder=folder)
 
 
 def _key(override: str) -> str:
@@ -54,14 +60,19 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition(".")[0]
 
 
-def config_file(report: Report, row: Row) -> str:
+def config_file(report: Report, row: Row, folder: str | None = None) -> str:
     """The trial's whole config as an option of the group `experiment`.
 
+    Args:
+        report: of its sweep.
+        row: the trial.
+        folder: as of `trial_files`; of a trial that ran elsewhere, the config is composed with them.
+
     Raises:
-        RunDirectoryError: as `trial_overrides`.
+        RunDirectoryError: as `trial_overrides`, or a folder of config files is gone.
         ConfigError: the trial ran elsewhere, and its config cannot be composed here.
     """
-    choices, values = _config(row)
+    choices, values = _config(row, folder)
     # An option of the user's own is left out: its values are below, and its file is not needed then.
     known = {group: names for group, names in config_groups().items() if group not in _NO_OPTION}
     defaults: list[Any] = [
@@ -82,14 +93,14 @@ def _heading(report: Report, row: Row) -> str:
     )
 
 
-def _config(row: Row) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _config(row: Row, folder: str | None) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Options by group, and values; those of the run where it is here, else composed from its overrides."""
     if row.run_dir is not None:
         facts = read_facts(row.run_dir)
         choices = facts.repro.get("choices")
         if facts.config and isinstance(choices, Mapping):
             return choices, facts.config
-    found = composed(trial_overrides(row), ConfigFiles())
+    found = composed(trial_overrides(row), trial_files(row, folder))
     return found.choices, found.values
 
 
