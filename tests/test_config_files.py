@@ -40,7 +40,7 @@ def kept_by_hydra(*searched: str) -> dict[str, Any]:
         "overrides": {"hydra": ["hydra.mode=MULTIRUN", *searched, "hydra.sweeper.n_trials=3"]},
         "job": {"config_name": "mine"},
         "runtime": {
-            "cwd": "/work/here",
+            "cwd": "/where/it/ran",
             "config_sources": [usual, source("main", "/a/conf"), source("command-line", "/b")],
         },
     }
@@ -61,7 +61,14 @@ def test_flags_are_those_that_say_where_the_config_files_are(tmp_path: Path) -> 
 def test_a_search_path_is_found_from_anywhere(tmp_path: Path) -> None:
     settings = kept_by_hydra("+hydra.searchpath=[file://c,'d e',../f,pkg://g,/h,file:///i]")
     (searched,) = hydra_file(tmp_path, [], **settings).searched
-    places = ["file:///work/here/c", "file:///work/here/d e", "file:///work/f", "pkg://g", "/h", "file:///i"]
+    places = [
+        "file:///where/it/ran/c",
+        "file:///where/it/ran/d e",
+        "file:///where/it/f",
+        "pkg://g",
+        "/h",
+        "file:///i",
+    ]
     assert searched == f"+hydra.searchpath=[{','.join(repr(place) for place in places)}]"
 
 
