@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
@@ -24,6 +25,12 @@ from bit_axon.models.loading import read_model_config
 from bit_axon.training.tensors import save_tensors
 
 gc.set_threshold(50_000, 20, 50)  # composing makes so many objects that looking for cycles took a tenth
+
+# The same examples each time, on a machine of any speed; --hypothesis-profile=default draws others.
+hypothesis.settings.register_profile(
+    "bit_axon", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("bit_axon")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
