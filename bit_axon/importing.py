@@ -9,8 +9,8 @@ from contextlib import contextmanager
 def imported_to_stay() -> Iterator[None]:
     """What is imported within is put among the old objects, which Python seldom looks through.
 
-    A start imports two hundred thousand objects: looking through them, again and again while they become
-    more, takes 0.3 s.
+    A start imports two hundred thousand objects, which it would look through again and again while they
+    become more: 0.1 s of 2.5 s.
     """
     searched = gc.isenabled()
     gc.disable()
